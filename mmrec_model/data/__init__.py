@@ -1,0 +1,1 @@
+"""Partner folders: the one definition of the format, its validation, splits and user batches."""

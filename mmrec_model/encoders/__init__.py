@@ -1,0 +1,1 @@
+"""Frozen public encoders; they only ever fill the item feature store."""

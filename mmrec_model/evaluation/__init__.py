@@ -1,0 +1,1 @@
+"""Full-catalogue ranking metrics and the floors a trained model is compared with."""

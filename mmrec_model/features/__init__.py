@@ -1,0 +1,1 @@
+"""The item feature store and the catalogue bundle every partner pins by digest."""

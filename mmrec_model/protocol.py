@@ -1,0 +1,134 @@
+"""The wire contract between coordinator and partner: which messages exist and what each may hold.
+
+A message is a flat mapping of text, whole numbers and floats (`fields`) and a mapping of named float32 arrays. This
+module knows no transport; the two Flower apps wrap these two mappings into a record each. Anything that is not
+listed here does not cross the wire.
+
+    DESCRIBE    coordinator -> partner   nothing private is read; the partner answers who it is
+    POPULARITY  coordinator -> partner   one priced release: noised counts of distinct users per item
+    TRAIN       coordinator -> partner   one priced release per round: the noised, clipped mean update
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from mmrec_model.canonical import sha256_hex
+from mmrec_model.errors import ProtocolError
+
+PROTOCOL_VERSION = 1
+ARRAYS = "arrays"
+FIELDS = "fields"
+
+Scalar: TypeAlias = str | int | float
+Arrays: TypeAlias = dict[str, npt.NDArray[np.float32]]
+
+
+class Kind(StrEnum):
+    """Message types, as Flower routes them."""
+
+    DESCRIBE = "query.describe"
+    POPULARITY = "train.popularity"
+    TRAIN = "train"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the coordinator sends, for every kind.
+
+    Attributes:
+        run_id: the run.
+        round: 0 before training; 1, 2, ... for training rounds.
+        plan: the `RunConfig` as JSON text.
+        model_digest: `arrays_digest` of the global state this request carries; empty before training.
+        protocol: `PROTOCOL_VERSION` of the sender.
+    """
+
+    run_id: str
+    round: int
+    plan: str
+    model_digest: str = ""
+    protocol: int = PROTOCOL_VERSION
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a partner sends, for every kind.
+
+    Attributes:
+        partner: the partner's name.
+        run_id: the run it answers.
+        round: the round it answers.
+        kind: the message type it answers.
+        model_digest: the global state the update was made on; must equal the request's.
+        users: the public number of users, rounded and fixed at enrolment: sets the partner's weight.
+        ledger_head: digest of the partner's last ledger record; commits it to its history.
+        refusal: policy code if the partner refuses, else empty; `refusal_text` says why without private values.
+        protocol: `PROTOCOL_VERSION` of the sender.
+    """
+
+    partner: str
+    run_id: str
+    round: int
+    kind: str
+    model_digest: str = ""
+    users: int = 0
+    ledger_head: str = ""
+    refusal: str = ""
+    refusal_text: str = ""
+    protocol: int = PROTOCOL_VERSION
+
+
+MessageT = TypeVar("MessageT", Request, Reply)
+
+
+def to_fields(message: Request | Reply) -> dict[str, Scalar]:
+    """The flat mapping that travels."""
+    return asdict(message)
+
+
+def from_fields(kind: type[MessageT], values: Mapping[str, object]) -> MessageT:
+    """Read a flat mapping strictly: exactly the fields of `kind`, each with its exact type.
+
+    Raises:
+        ProtocolError: another protocol version, a missing or unknown field, or a wrong type.
+    """
+    if values.get("protocol") != PROTOCOL_VERSION:
+        raise ProtocolError(
+            f"the message speaks protocol {values.get('protocol')!r}, this side speaks {PROTOCOL_VERSION}",
+            remedy="Install the same minor version of mmrec on both sides",
+        )
+    expected = {item.name: {"str": str, "int": int}[str(item.type)] for item in fields(kind)}
+    if set(values) != set(expected):
+        odd = sorted(set(values) ^ set(expected))
+        raise ProtocolError(
+            f"{kind.__name__} fields differ from the contract at {odd[:5]}", remedy="Upgrade the older side"
+        )
+    for name, type_ in expected.items():
+        if type(values[name]) is not type_:
+            raise ProtocolError(
+                f"{kind.__name__}.{name} is {type(values[name]).__name__}, the contract says {type_.__name__}",
+                remedy="Upgrade the older side",
+            )
+    return kind(**dict(values))  # type: ignore[arg-type]
+
+
+def arrays_digest(arrays: Mapping[str, npt.NDArray[np.float32]]) -> str:
+    """SHA-256 over names, shapes and little-endian float32 bytes, in name order."""
+    parts = []
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name], dtype="<f4")
+        parts.append(f"{name}{array.shape}".encode() + b"\0" + array.tobytes())
+    return sha256_hex(b"\1".join(parts))
+
+
+def arrays_norm(arrays: Mapping[str, npt.NDArray[np.float32]]) -> float:
+    """L2 norm over all arrays, in float64; NaN or inf if any value is."""
+    return math.sqrt(sum(float(np.square(array, dtype=np.float64).sum()) for array in arrays.values()))

@@ -1,0 +1,1 @@
+"""The coordinator: who trains, which replies count, what is averaged. Holds no user data."""

@@ -1,0 +1,1 @@
+"""Federations on one machine, built from real site folders and the same two apps."""
