@@ -1,1 +1,1 @@
-"""What every side agrees on: data format, features, model, evaluation, privacy accounting. Imports no Flower, no Opacus."""
+"""What every side agrees on: data, features, model, evaluation, privacy. Imports no Flower and no Opacus."""
