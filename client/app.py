@@ -1,0 +1,70 @@
+"""The partner as a Flower ClientApp: decode, call the one exit, encode.
+
+`node_config["site"]` names the partner's folder. Flower's own simulation gives its nodes a number instead of settings;
+there, and only there, partition i is the i-th folder of `workspace/sites` of the run config.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from client.messages import read_request, write_reply
+from client.release import answer
+from client.site import Site
+from mmrec_model.errors import ConfigError
+from mmrec_model.protocol import Kind
+
+app = ClientApp()
+
+
+@app.query("describe")
+def describe(message: Message, context: Context) -> Message:
+    """Say who this partner is; reads nothing private."""
+    return _answered(Kind.DESCRIBE, message, context)
+
+
+@app.train("popularity")
+def release_popularity(message: Message, context: Context) -> Message:
+    """Release noised item counts."""
+    return _answered(Kind.POPULARITY, message, context)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Release one noised update."""
+    return _answered(Kind.TRAIN, message, context)
+
+
+def _answered(kind: Kind, message: Message, context: Context) -> Message:
+    site = _site(site_folder(context))
+    request, arrays = read_request(message)
+    result = answer(site, kind, request, arrays)
+    return write_reply(result.reply, result.arrays, to=message)
+
+
+def site_folder(context: Context) -> Path:
+    """The folder of the partner that this node is.
+
+    Raises:
+        ConfigError: the node names neither a site nor a partition of a workspace that has it.
+    """
+    named = context.node_config.get("site")
+    if named:
+        return Path(str(named))
+    partition, workspace = context.node_config.get("partition-id"), context.run_config.get("workspace")
+    folders = sorted(Path(str(workspace), "sites").glob("*/site.toml")) if workspace else []
+    if partition is None or not 0 <= int(partition) < len(folders):
+        raise ConfigError(
+            f"this node has no site: partition {partition} of {len(folders)} folders in '{workspace}'",
+            remedy="Start the SuperNode with --node-config 'site=\"/absolute/folder\"', or match num-supernodes",
+        )
+    return folders[int(partition)].parent
+
+
+@lru_cache(maxsize=1024)
+def _site(folder: Path) -> Site:
+    return Site.open(folder)

@@ -1,0 +1,144 @@
+"""Deterministic test of the real step: one user may move what is released by `max_grad_norm` at most.
+
+The step runs twice from the same weights and the same noise state, once with a user and once without him. Whatever
+the two releases differ by is that user's doing, because nothing else changed; it may be at most `max_grad_norm`. A
+handful of users with extreme data finds missing, per-layer or per-record clipping, losses that mix users, divisors that
+count users, and non-finite users, in milliseconds (after Re:cord-play, arXiv 2602.17454). It runs on made-up data, so
+its result is public.
+
+A pass is evidence, not proof: it bounds the users that were tried. It must be run on the step that trains.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from client.gradients import Batch, PerUserGradients, UserLoss
+from client.gradients.contract import count_users, select_users
+from client.private_step import Noise, StepPlan, private_step
+
+Release: TypeAlias = Sequence[Tensor]
+Step: TypeAlias = Callable[[Batch], Release]
+"""Returns the noised sum of one step (the noised mean times the public divisor). Every call must start from the same
+weights and the same state of the noise, which is what makes two calls comparable."""
+
+ROUNDING = 1e-3
+"""Relative excess over the limit that is put down to float32 rounding of sums and noise."""
+
+
+@dataclass(frozen=True)
+class SensitivityReport:
+    """What the replay found.
+
+    Attributes:
+        limit: the L2 distance one user may cause, `max_grad_norm`.
+        measured: the largest distance seen; NaN or inf if a release was not finite.
+        user: position of the user who caused it.
+        distances: one distance per user tried, in the order of `users`.
+        users: positions tried.
+        repeatable: the same batch gave the same release twice; otherwise the distances mean nothing.
+    """
+
+    limit: float
+    measured: float
+    user: int
+    distances: tuple[float, ...]
+    users: tuple[int, ...]
+    repeatable: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether the replay found no violation."""
+        return self.repeatable and self.measured <= self.limit * (1.0 + ROUNDING)
+
+    def __str__(self) -> str:
+        verdict = "holds" if self.holds else "VIOLATED"
+        if not self.repeatable:
+            verdict = "NOT MEASURED: the step is not repeatable"
+        return f"sensitivity {self.measured:.4f}, limit {self.limit:.4f}, user {self.user}: {verdict}"
+
+
+def replay_neighbours(
+    step: Step, batch: Batch, max_grad_norm: float, *, users: Iterable[int] | None = None
+) -> SensitivityReport:
+    """Compare the step's release on a batch with its release without one user, for each of `users`.
+
+    Args:
+        step: the real step, see `Step`; `recorded_step` makes one from `private_step`.
+        batch: made-up users, some of them with extreme data.
+        max_grad_norm: the limit, in the unit of the release.
+        users: positions to remove in turn; all of them by default.
+    """
+    count = count_users(batch)
+    tried = tuple(range(count) if users is None else users)
+    whole = _vector(step(batch))
+    repeatable = torch.equal(whole.nan_to_num(), _vector(step(batch)).nan_to_num())
+    distances = tuple(_distance(whole, _vector(step(without_user(batch, user)))) for user in tried)
+    worst = max(range(len(tried)), key=lambda i: math.inf if math.isnan(distances[i]) else distances[i])
+    return SensitivityReport(
+        limit=max_grad_norm,
+        measured=distances[worst],
+        user=tried[worst],
+        distances=distances,
+        users=tried,
+        repeatable=repeatable,
+    )
+
+
+def without_user(batch: Batch, user: int) -> Batch:
+    """The neighbouring batch: everyone but the user at this position."""
+    rest = [other for other in range(count_users(batch)) if other != user]
+    return select_users(batch, torch.tensor(rest, dtype=torch.int64))
+
+
+def recorded_step(
+    model: nn.Module,
+    user_loss: UserLoss,
+    plan: StepPlan,
+    gradients: PerUserGradients,
+    noise: Callable[[], Noise],
+    *,
+    micro_batch: int = 64,
+) -> Step:
+    """A repeatable `private_step` on a copy of the model, releasing the noised sum that the optimizer was given.
+
+    Args:
+        model: where every call starts from; it is not changed.
+        user_loss: as in training; it must not draw random numbers.
+        plan: as in training.
+        gradients: as in training.
+        noise: makes a generator in always the same state, such as `GaussianNoise(seed=...)`.
+        micro_batch: users per micro-batch.
+    """
+
+    def step(batch: Batch) -> Release:
+        replica = deepcopy(model)
+        trained = [parameter for parameter in replica.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.SGD(trained, lr=1.0)
+        released: list[Tensor] = []
+
+        def record(*_: object) -> None:
+            released.extend(p.grad.double() * plan.expected_users for p in trained if p.grad is not None)
+
+        optimizer.register_step_pre_hook(record)
+        parts = torch.split(torch.arange(count_users(batch)), micro_batch)
+        batches = (select_users(batch, part) for part in parts)
+        private_step(replica, optimizer, batches, user_loss, plan, noise(), gradients)
+        return released
+
+    return step
+
+
+def _vector(release: Release) -> Tensor:
+    return torch.cat([part.detach().double().flatten().cpu() for part in release])
+
+
+def _distance(left: Tensor, right: Tensor) -> float:
+    return float((left - right).norm())

@@ -1,0 +1,145 @@
+"""The partner's own limits, in a file the coordinator can neither see nor change.
+
+A run is compared with the policy and refused or accepted whole; nothing is clamped. Every refusal has a code that both
+sides log, the value the run asked for, the limit, and a remedy; none carries a private number.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mmrec_model.config import Count, Fraction, Positive, RunConfig, Strict, parse_config
+from mmrec_model.errors import ConfigError, PolicyRefusal
+
+Release = Literal["popularity", "train"]
+
+
+class Policy(Strict):
+    """What a partner lets out.
+
+    Attributes:
+        max_epsilon: over the whole life of this data set, all runs together, at `max_delta`.
+        max_delta: largest delta a plan may use; it must also stay below 1 / users.
+        relation: neighbouring relation a plan must use.
+        minimum_users: a partner with fewer users does not take part.
+        max_history: interactions of one user that a step may see.
+        max_rounds: rounds of one run.
+        max_steps: private steps of one run, over all rounds.
+        max_grad_norm: largest clipping bound.
+        max_sample_rate: largest share of users in one step.
+        max_trained_weights: largest number of weights that a run may train.
+        minimum_cohort: partners the coordinator must wait for before it opens an aggregate.
+        allowed_releases: what may leave at all.
+        allowed_features: digests of feature bundles, or ["*"] for the bundle installed at this site.
+        allow_without_privacy: whether a run without noise may touch the data.
+    """
+
+    max_epsilon: Positive = 8.0
+    max_delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-5
+    relation: Literal["zero_out"] = "zero_out"
+    minimum_users: Count = 20
+    max_history: Count = 64
+    max_rounds: Count = 500
+    max_steps: Count = 2000
+    max_grad_norm: Positive = 10.0
+    max_sample_rate: Fraction = 0.5
+    max_trained_weights: Count = 2_000_000
+    minimum_cohort: Count = 1
+    allowed_releases: tuple[Release, ...] = ("popularity", "train")
+    allowed_features: tuple[str, ...] = ("*",)
+    allow_without_privacy: bool = False
+
+
+def read_policy(path: Path) -> Policy:
+    """Read `policy.toml`.
+
+    Raises:
+        ConfigError: not readable, not TOML, an unknown key or a value out of range.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(
+            f"{path.name} cannot be read: {error}", remedy="Write a policy as in docs/policy.md"
+        ) from error
+    return parse_config(Policy, values, source=path.name)
+
+
+def check_run(policy: Policy, config: RunConfig, *, users: int, installed_features: str, trained_weights: int) -> None:
+    """Compare a run with the policy.
+
+    Args:
+        policy: the partner's limits.
+        config: the run as the coordinator proposes it.
+        users: the partner's public number of users.
+        installed_features: digest of the bundle at this site.
+        trained_weights: weights that the run's model trains.
+
+    Raises:
+        PolicyRefusal: the first rule that the run breaks.
+    """
+    training, privacy = config.training, config.privacy
+    if privacy.mechanism == "none" and not policy.allow_without_privacy:
+        raise PolicyRefusal(
+            "privacy-off", "the run adds no noise, the policy requires it", remedy="Plan the run with an epsilon"
+        )
+    if config.features.digest != installed_features or not (
+        "*" in policy.allowed_features or installed_features in policy.allowed_features
+    ):
+        raise PolicyRefusal(
+            "features",
+            f"the run uses feature bundle {config.features.digest[:12]}, this site has {installed_features[:12]}",
+            remedy="Install the coordinator's bundle and list its digest under allowed_features",
+        )
+    asked: list[tuple[str, float, float]] = [
+        ("delta", privacy.delta, policy.max_delta),
+        ("rounds", training.rounds, policy.max_rounds),
+        ("steps", training.rounds * training.local_steps, policy.max_steps),
+        ("clip", privacy.max_grad_norm, policy.max_grad_norm),
+        ("sample-rate", training.sample_rate, policy.max_sample_rate),
+        ("history", training.max_history, policy.max_history),
+        ("popularity-cap", privacy.popularity_cap, policy.max_history),
+        ("trained-weights", trained_weights, policy.max_trained_weights),
+    ]
+    for code, value, limit in asked:
+        if value > limit:
+            raise PolicyRefusal(
+                code, f"the run asks for {value:g}, the limit is {limit:g}", remedy="Lower it in the plan"
+            )
+    _check_crowds(policy, config, users)
+
+
+def _check_crowds(policy: Policy, config: RunConfig, users: int) -> None:
+    if users < policy.minimum_users:
+        raise PolicyRefusal(
+            "users", f"this site has fewer than {policy.minimum_users} users", remedy="Join with a larger data set"
+        )
+    if config.privacy.delta >= 1.0 / users:
+        raise PolicyRefusal(
+            "delta-users", f"delta {config.privacy.delta:g} is not below one in the number of users",
+            remedy="Plan the run with a smaller delta",
+        )  # fmt: skip
+    if config.minimum_cohort < policy.minimum_cohort:
+        raise PolicyRefusal(
+            "cohort",
+            f"the run opens an aggregate of {config.minimum_cohort} partners, the least is {policy.minimum_cohort}",
+            remedy="Raise minimum_cohort in the plan",
+        )
+
+
+def check_release(policy: Policy, release: Release) -> None:
+    """Whether this kind of output may leave at all.
+
+    Raises:
+        PolicyRefusal: it is not in `allowed_releases`.
+    """
+    if release not in policy.allowed_releases:
+        raise PolicyRefusal(
+            "release",
+            f"'{release}' is not among {list(policy.allowed_releases)}",
+            remedy="Allow it in policy.toml, or not",
+        )

@@ -1,0 +1,239 @@
+"""One partner's deployment: where its data, features, ledger, key and policy lie.
+
+A site is a folder:
+
+    site.toml      name, folders, public number of users
+    policy.toml    the partner's own limits (`client.policy`)
+    data/          interactions and users in the partner format
+    key.pem        the signing key, mode 0600, never leaves
+    salt.bin       secret that hides user ids in the data commitment, mode 0600, never leaves
+    ledger.jsonl   what was spent (`mmrec_model.privacy.ledger`)
+    diary.jsonl    what this site did and how long it took; for the partner's own eyes
+    outbox/        finished replies until their run ends (`client.outbox`)
+
+The same folder is used by a simulated and by a real partner. The only module that knows paths.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from client.policy import Policy, read_policy
+from client.pricing import price_of_mechanisms
+from mmrec_model.canonical import sha256_hex
+from mmrec_model.config import Count, Strict, parse_config
+from mmrec_model.data.catalogue import Catalogue, open_catalogue
+from mmrec_model.data.dataset import PartnerDataset, open_partner
+from mmrec_model.errors import ConfigError
+from mmrec_model.features.bundle import FeatureBundle, open_bundle
+from mmrec_model.model.items import Items
+from mmrec_model.privacy.keys import SigningKey
+from mmrec_model.privacy.ledger import Ledger
+from mmrec_model.privacy.merkle import MerkleTree
+from mmrec_model.privacy.noise import GaussianNoise
+from mmrec_model.storage import write_atomically
+
+DIARY = "diary.jsonl"
+_SECRET_MODE = 0o600
+
+
+class SiteConfig(Strict):
+    """`site.toml`.
+
+    Attributes:
+        name: the partner, as the coordinator and the report call it.
+        data: folder in partner format, relative to the site.
+        catalogue: folder with the shared `items` file.
+        features: the feature bundle.
+        users: the public number of users; fixed at enrolment, sets the divisor and the partner's weight.
+        simulation_seed: makes noise reproducible, for simulations alone: who knows it can subtract the noise.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    data: str = "data"
+    catalogue: str
+    features: str
+    users: Count
+    simulation_seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """An opened site; its parts are read on first use."""
+
+    root: Path
+    config: SiteConfig
+
+    @classmethod
+    def open(cls, root: Path) -> Site:
+        """Read `site.toml`.
+
+        Raises:
+            ConfigError: absent, not TOML, or not of the documented fields.
+        """
+        path = root / "site.toml"
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(
+                f"{path} cannot be read: {error}", remedy="Name a site folder, see docs/site.md"
+            ) from error
+        return cls(root, parse_config(SiteConfig, values, source=str(path)))
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The partner's limits."""
+        return read_policy(self.root / "policy.toml")
+
+    @cached_property
+    def dataset(self) -> PartnerDataset:
+        """The partner's users, checked against the shared catalogue.
+
+        Raises:
+            ConfigError: the number of users is not the enrolled one.
+        """
+        dataset = open_partner(
+            self._folder(self.config.data), catalogue=_catalogue(self._folder(self.config.catalogue))
+        )
+        if len(dataset) != self.config.users:
+            raise ConfigError(
+                f"site '{self.config.name}' was enrolled with {self.config.users} users, its data has {len(dataset)}",
+                remedy="Enrol the new data set as a site of its own, with its own ledger",
+            )
+        return dataset
+
+    @property
+    def bundle(self) -> FeatureBundle:
+        """The installed feature bundle, verified once per process."""
+        return _bundle(self._folder(self.config.features))
+
+    @property
+    def items(self) -> Items:
+        """The catalogue as tensors, shared by all sites of a process."""
+        return _items(self._folder(self.config.features))
+
+    @property
+    def outbox(self) -> Path:
+        """Where finished replies wait."""
+        return self.root / "outbox"
+
+    @property
+    def code_digest(self) -> str:
+        """Digest of the installed package's source."""
+        return _code_digest()
+
+    def open_ledger(self) -> Ledger:
+        """The ledger, locked while open; every reserve is priced against the budget it was opened with."""
+        key = SigningKey.load(self.root / "key.pem")
+        return Ledger.open(self.root / "ledger.jsonl", key, price=price_of_mechanisms)
+
+    def noise(self, purpose: str) -> GaussianNoise:
+        """Randomness for one release; from the operating system, unless this is a simulated site.
+
+        Args:
+            purpose: distinct for every release and attempt, so that a seeded site never repeats a draw.
+        """
+        seed = self.config.simulation_seed
+        return GaussianNoise(seed=None if seed is None else f"{seed}/{self.config.name}/{purpose}".encode())
+
+    @contextmanager
+    def diary(self, run_id: str, round_number: int, kind: str) -> Iterator[None]:
+        """Note a piece of work and its wall seconds in `diary.jsonl`, which never leaves the site."""
+        start = time.monotonic()
+        yield
+        entry = {"run_id": run_id, "round": round_number, "kind": kind, "seconds": time.monotonic() - start}
+        with (self.root / DIARY).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
+
+    def _folder(self, name: str) -> Path:
+        return (self.root / name).resolve()
+
+
+def enrol(root: Path, config: SiteConfig, policy: Policy) -> Site:
+    """Make the site folder around existing data: settings, key, salt, and the ledger's opening record.
+
+    Args:
+        root: folder; `data` of the configuration already lies in it.
+        config: the site's settings.
+        policy: the partner's limits; its epsilon is the budget of this data set for ever.
+
+    Raises:
+        LedgerError: the folder was enrolled before.
+        ConfigError: the data does not have the stated number of users.
+    """
+    write_atomically(root / "site.toml", _toml(config.model_dump(exclude_none=True)))
+    write_atomically(root / "policy.toml", _toml(policy.model_dump(mode="json")))
+    site = Site.open(root)
+    salt = os.urandom(32)
+    commitment = _commitment(salt, site.dataset.user_ids)
+    write_atomically(root / "salt.bin", salt, mode=_SECRET_MODE)
+    body = {
+        "partner": config.name,
+        "server_key": None,
+        "governance_key": None,
+        "dataset_commitment": commitment,
+        "users": config.users,
+        "users_public": True,
+        "unit": "user",
+        "relation": policy.relation,
+        "delta": policy.max_delta,
+        "epsilon_budget": None if policy.allow_without_privacy else policy.max_epsilon,
+        "rho_budget": None,
+        "alpha": None,
+        "max_records_per_user": policy.max_history,
+        "server_nonce": None,
+        "policy_digest": sha256_hex((root / "policy.toml").read_bytes()),
+    }
+    with Ledger.create(root / "ledger.jsonl", SigningKey.create(root / "key.pem"), body, price=price_of_mechanisms):
+        pass
+    return site
+
+
+def _commitment(salt: bytes, user_ids: tuple[str, ...]) -> str:
+    """Root of a Merkle tree over keyed digests of the user ids, in the order of the data set."""
+    leaves = (hmac.new(salt, user.encode(), hashlib.sha256).hexdigest() for user in user_ids)
+    return MerkleTree(list(leaves)).root()
+
+
+def _toml(values: dict[str, object]) -> bytes:
+    """Flat TOML: text, numbers, flags and lists of text, whose JSON form is TOML as well."""
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()).encode()
+
+
+@lru_cache(maxsize=8)
+def _catalogue(folder: Path) -> Catalogue:
+    return open_catalogue(folder)
+
+
+@lru_cache(maxsize=8)
+def _bundle(folder: Path) -> FeatureBundle:
+    return open_bundle(folder)
+
+
+@lru_cache(maxsize=8)
+def _items(folder: Path) -> Items:
+    bundle = _bundle(folder)
+    return Items.from_arrays(bundle.vectors, np.asarray(bundle.present_NM))
+
+
+@lru_cache(maxsize=1)
+def _code_digest() -> str:
+    """SHA-256 over the names and digests of the installed modules of `client` and `mmrec_model`."""
+    top = Path(__file__).resolve().parents[1]
+    files = sorted(path for package in ("client", "mmrec_model") for path in (top / package).rglob("*.py"))
+    lines = (f"{path.relative_to(top).as_posix()} {sha256_hex(path.read_bytes())}\n" for path in files)
+    return sha256_hex("".join(lines).encode())

@@ -1,0 +1,81 @@
+"""A partner folder, opened: users, catalogue, train histories and held-out items, or a `DataError`.
+
+Opening reads every file once and keeps no handle. Users without a usable interaction are not part of the data set;
+users with impressions alone are, with an empty history.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmrec_model.data.catalogue import Catalogue, open_catalogue
+from mmrec_model.data.histories import Histories
+from mmrec_model.data.interactions import read_interactions
+from mmrec_model.data.schema import DEFAULT_LIMITS, Limits
+from mmrec_model.data.splits import split_interactions
+from mmrec_model.data.users import check_users, read_user_columns
+from mmrec_model.data.validation import ValidationReport
+
+__all__ = ["Histories", "PartnerDataset", "open_partner", "read_user_columns"]
+
+
+@dataclass(frozen=True, eq=False)
+class PartnerDataset:
+    """One partner's U users over N items.
+
+    Attributes:
+        root: the folder.
+        user_ids: ids sorted as text, so that file order has no effect.
+        catalogue: the items.
+        report: what validation found in the folder's files; private to the partner.
+        train: positives (every event but impressions) of the split "train": distinct items in time order.
+        val: [U] held-out item for choosing, or -1.
+        test: [U] held-out item for the final figure, or -1.
+    """
+
+    root: Path
+    user_ids: tuple[str, ...]
+    catalogue: Catalogue
+    report: ValidationReport
+    train: Histories
+    val: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number of users."""
+        return len(self.user_ids)
+
+
+def open_partner(
+    folder: Path,
+    *,
+    catalogue: Catalogue | None = None,
+    now: float | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> PartnerDataset:
+    """Read and check a partner folder.
+
+    Args:
+        folder: holds `interactions.*`, and `items.*` unless a catalogue is given; `users.*` is checked if present.
+        catalogue: item ids are checked against it; the folder's own items file is not read, nor is its report repeated.
+        now: Unix seconds of "now"; rows later than it are quarantined. The clock's time by default.
+        limits: bounds of the files.
+
+    Raises:
+        DataError: a file is missing, damaged, above a limit, or has too many unusable rows.
+    """
+    root = Path(folder)
+    reports = []
+    if catalogue is None:
+        catalogue = open_catalogue(root, limits=limits)
+        reports.append(catalogue.report)
+    rows = read_interactions(root, catalogue.item_ids, now=time.time() if now is None else now, limits=limits)
+    split = split_interactions(rows, catalogue.item_ids)
+    reports += [rows.report, ValidationReport(notices=split.notices), check_users(root, rows.user_ids, limits=limits)]
+    report = ValidationReport.merged(reports)
+    return PartnerDataset(root, rows.user_ids, catalogue, report, split.train, split.val, split.test)

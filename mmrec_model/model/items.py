@@ -1,0 +1,70 @@
+"""Items as the model sees them: frozen vectors per modality, which of them exist, and the popularity prior.
+
+Shape legend, used in every file of this package:
+    B users of a batch, K places of a history, L items of any list, N items of the catalogue,
+    M modalities, T queries of a user, D width of a modality, H width of the fused space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mmrec_model.config import Modality
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list of items, of any leading shape `[...]`.
+
+    Attributes:
+        vectors: per modality `[..., D_m]`, unit rows, zero where the modality is missing.
+        present_M: `[..., M]`, True where the item has the modality; M in the order of `vectors`.
+        prior: `[...]`, standardised log popularity as released under DP; 0 before the release.
+    """
+
+    vectors: dict[Modality, Tensor]
+    present_M: Tensor
+    prior: Tensor
+
+    @classmethod
+    def from_arrays(
+        cls,
+        vectors: Mapping[Modality, npt.NDArray[np.float32]],
+        present_NM: npt.NDArray[np.bool_],
+        prior_N: npt.NDArray[np.float32] | None = None,
+        *,
+        device: str = "cpu",
+    ) -> Items:
+        """The whole catalogue on `device`; without `prior_N` every item is equally popular."""
+        prior = np.zeros(len(present_NM), dtype=np.float32) if prior_N is None else prior_N
+        return cls(
+            vectors={name: torch.tensor(np.asarray(rows), device=device) for name, rows in vectors.items()},
+            present_M=torch.tensor(np.asarray(present_NM), device=device),
+            prior=torch.tensor(np.asarray(prior, dtype=np.float32), device=device),
+        )
+
+    def take(self, index: Tensor) -> Items:
+        """The items at `index` (whole numbers of any shape) of a catalogue."""
+        return Items(
+            vectors={name: rows[index] for name, rows in self.vectors.items()},
+            present_M=self.present_M[index],
+            prior=self.prior[index],
+        )
+
+    def cut(self, start: int, stop: int) -> Items:
+        """Places `start:stop` of the list axis (the last axis of `prior`)."""
+        return Items(
+            vectors={name: rows[..., start:stop, :] for name, rows in self.vectors.items()},
+            present_M=self.present_M[..., start:stop, :],
+            prior=self.prior[..., start:stop],
+        )
+
+    def with_prior(self, prior_N: npt.NDArray[np.float32]) -> Items:
+        """The same catalogue with another popularity prior."""
+        return replace(self, prior=torch.tensor(prior_N, dtype=torch.float32, device=self.prior.device))

@@ -1,0 +1,55 @@
+"""The training loss, one number per user, so that clipping a sample is clipping a user.
+
+Each item of the bounded history is predicted from the others against catalogue items drawn for that user alone
+(sampled softmax); the mean is taken inside the user. No term depends on another user's rows: batch-wide negatives,
+means or statistics would break the sensitivity bound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmrec_model.data.batches import UserBatch
+from mmrec_model.model.items import Items
+from mmrec_model.model.recommender import MultimodalRecommender
+
+
+@dataclass(frozen=True)
+class HistoryBatch:
+    """Users as tensors; dim 0 of each is the user.
+
+    Attributes:
+        items_BL: catalogue indices: K places of history, then the negatives.
+        mask_BK: True where the history has an item.
+    """
+
+    items_BL: Tensor
+    mask_BK: Tensor
+
+    @classmethod
+    def from_users(cls, batch: UserBatch) -> HistoryBatch:
+        """Tensors of a drawn batch."""
+        history, negatives = torch.from_numpy(batch.history_BK), torch.from_numpy(batch.negatives_BN)
+        return cls(torch.cat([history, negatives], dim=1), torch.from_numpy(batch.mask_BK))
+
+    def __len__(self) -> int:
+        return len(self.mask_BK)
+
+    def split(self, size: int) -> list[HistoryBatch]:
+        """Consecutive parts of at most `size` users."""
+        starts = range(0, len(self), size)
+        return [HistoryBatch(self.items_BL[at : at + size], self.mask_BK[at : at + size]) for at in starts]
+
+
+def sampled_softmax_loss(model: MultimodalRecommender, catalogue: Items, batch: HistoryBatch) -> Tensor:
+    """Loss of each user `[B]`, 0 for a user without history."""
+    places = batch.mask_BK.shape[1]
+    scores_BKL = model.config.temperature * model(catalogue.take(batch.items_BL), batch.mask_BK)
+    own_BK1 = torch.diagonal(scores_BKL[..., :places], dim1=-2, dim2=-1).unsqueeze(-1)
+    against_BKL = torch.cat([own_BK1, scores_BKL[..., places:]], dim=-1)
+    surprise_BK = against_BKL.logsumexp(-1) - own_BK1.squeeze(-1)
+    counted_BK = batch.mask_BK.to(surprise_BK.dtype)
+    return (surprise_BK * counted_BK).sum(-1) / counted_BK.sum(-1).clamp(min=1.0)

@@ -1,0 +1,120 @@
+"""The recommender: the best free model plus a trained residual that starts at exactly zero.
+
+    score(user, item) =  sum_m w_m <profile_m(user), x_m(item)>      content, epsilon 0
+                       + w_p prior(item)                             DP popularity, one priced release
+                       + signals . [the terms above]                 trained, starts at 0
+                       + <A u(user), v(item)> + b . v(item)          trained, A and b start at 0
+
+v is the fused item vector, u the attention-pooled history (`fusion`, `history`). Before training the ranking is that
+of content and prior; noise can therefore only be paid for by what training adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mmrec_model.config import Modality, ModelConfig, RunConfig
+from mmrec_model.errors import ModelError
+from mmrec_model.model.fusion import AttentionFusion
+from mmrec_model.model.history import HistoryTower, content_profiles, visible_history
+from mmrec_model.model.items import Items
+from mmrec_model.protocol import Arrays
+
+
+class MultimodalRecommender(nn.Module):
+    """Scores items for a user from the user's own history.
+
+    Args:
+        config: sizes and public weights.
+        dims: modalities in use and the width of their frozen vectors, in catalogue order.
+    """
+
+    def __init__(self, config: ModelConfig, dims: Mapping[Modality, int]) -> None:
+        super().__init__()
+        if not dims:
+            raise ModelError("the model has no modality", remedy="Give a catalogue with at least one readable medium")
+        self.config = config
+        self.dims = dict(dims)
+        self.fusion = AttentionFusion(config, dims)
+        self.tower = HistoryTower(config.hidden)
+        self.interaction = nn.Linear(config.hidden, config.hidden, bias=False)
+        self.item_bias = nn.Linear(config.hidden, 1, bias=False)
+        self.signals = nn.Linear(len(dims) + 1, 1, bias=False)
+        for residual in (self.interaction, self.item_bias, self.signals):
+            nn.init.zeros_(residual.weight)
+        public = [*(config.modality_weights.get(name, 0.0) for name in dims), config.popularity_weight]
+        self.public_weights: Tensor
+        self.register_buffer("public_weights", torch.tensor(public), persistent=False)
+
+    def forward(self, items: Items, mask_BK: Tensor, candidates: Items | None = None) -> Tensor:
+        """Scores.
+
+        Args:
+            items: `[B, K + L]`: the history in the first K places and, for training, L further candidates behind it.
+            mask_BK: True where the history has an item.
+            candidates: a list `[1, N]` that every user is scored against; without it, each place k of the history is
+                a query that sees every other place and is scored against all K + L items.
+
+        Returns:
+            `[B, 1, N]` with candidates, else `[B, K, K + L]`.
+        """
+        places = mask_BK.shape[-1]
+        history = items.cut(0, places)
+        visible_BTK = visible_history(mask_BK, leave_one_out=candidates is None)
+        fused_BLH: Tensor = self.fusion(items)
+        users_BTH = self.tower(fused_BLH[:, :places], visible_BTK)
+        scored, vectors = (items, fused_BLH) if candidates is None else (candidates, self.fusion(candidates))
+        terms_BTLS = self._terms(content_profiles(history, visible_BTK), scored)
+        free = (terms_BTLS * self.public_weights).sum(-1)
+        residual: Tensor = self.interaction(users_BTH) @ vectors.transpose(-1, -2)
+        bias: Tensor = self.item_bias(vectors).transpose(-1, -2)
+        return free + self._signal(terms_BTLS) + residual + bias
+
+    def _terms(self, profiles: Mapping[str, Tensor], scored: Items) -> Tensor:
+        similarities = [profiles[name] @ rows.transpose(-1, -2) for name, rows in scored.vectors.items()]
+        prior = scored.prior.unsqueeze(-2).expand_as(similarities[0])
+        return torch.stack([*similarities, prior], dim=-1)
+
+    def _signal(self, terms_BTLS: Tensor) -> Tensor:
+        users, queries, length, signals = terms_BTLS.shape
+        flat = terms_BTLS.reshape(users, queries * length, signals)
+        signal: Tensor = self.signals(flat)
+        return signal.reshape(users, queries, length)
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """What travels between coordinator and partners: the trained weights and nothing about any user."""
+        return {name: weight.detach() for name, weight in self.named_parameters() if weight.requires_grad}
+
+    def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set the trained weights.
+
+        Raises:
+            ModelError: a name is missing or unknown, or a shape differs.
+        """
+        own = dict(self.named_parameters())
+        if set(own) != set(state):
+            odd = sorted(set(own) ^ set(state))
+            raise ModelError(f"the state differs from the model at {odd[:4]}", remedy="Use the model's own config")
+        with torch.no_grad():
+            for name, weight in own.items():
+                if weight.shape != state[name].shape:
+                    raise ModelError(
+                        f"{name} has shape {tuple(state[name].shape)}, the model needs {tuple(weight.shape)}",
+                        remedy="Use the configuration the state was trained with",
+                    )
+                weight.copy_(state[name])
+
+
+def build_model(config: RunConfig) -> MultimodalRecommender:
+    """The untrained model of a run; the same seed gives the same weights on every machine."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return MultimodalRecommender(config.model, config.features.dims)
+
+
+def initial_state(config: RunConfig) -> Arrays:
+    """The trained part before training, as the arrays that travel."""
+    return {name: tensor.numpy().copy() for name, tensor in build_model(config).trainable_state().items()}

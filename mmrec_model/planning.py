@@ -1,0 +1,89 @@
+"""From a target price to a plan: how much noise each release of a run needs, from public facts alone.
+
+A plan is fixed before the first step and charged whole, so that its price may be composed exactly (privacy loss
+distributions); nothing here looks at a user's data.
+"""
+
+from __future__ import annotations
+
+import math
+
+from mmrec_model.config import PrivacyConfig, RunConfig, TrainingConfig
+from mmrec_model.errors import PrivacyError
+from mmrec_model.privacy.calibration import calibrate
+from mmrec_model.privacy.events import GaussianRelease, NonPrivate, PrivacyEvent, SampledGaussian
+from mmrec_model.privacy.gaussian_dp import gaussian_mu
+
+POPULARITY_SHARE = 0.1
+"""Part of the squared mu-GDP budget that the popularity prior gets; the rest trains."""
+
+
+def popularity_event(privacy: PrivacyConfig) -> PrivacyEvent:
+    """The one release of item counts."""
+    if privacy.mechanism == "none":
+        return NonPrivate()
+    return GaussianRelease(privacy.popularity_noise_multiplier)
+
+
+def training_event(privacy: PrivacyConfig, training: TrainingConfig, *, rounds: int) -> PrivacyEvent:
+    """`rounds` rounds of private steps over Poisson samples of users."""
+    if privacy.mechanism == "none":
+        return NonPrivate()
+    return SampledGaussian(training.sample_rate, privacy.noise_multiplier, rounds * training.local_steps)
+
+
+def plan_events(config: RunConfig) -> tuple[PrivacyEvent, ...]:
+    """Every release of a whole run at one partner, in order."""
+    events: list[PrivacyEvent] = [popularity_event(config.privacy)]
+    if config.training.rounds:
+        events.append(training_event(config.privacy, config.training, rounds=config.training.rounds))
+    return tuple(events)
+
+
+def private_plan(
+    epsilon: float, delta: float, training: TrainingConfig, *, max_grad_norm: float = 1.0, popularity_cap: int = 20
+) -> PrivacyConfig:
+    """The noise multipliers with which the whole plan costs at most `epsilon` at `delta` (relation zero-out).
+
+    Args:
+        epsilon: target, above 0; infinity means without privacy.
+        delta: in (0, 1).
+        training: rounds, steps and rate of the plan.
+        max_grad_norm: L2 bound of a user's gradient.
+        popularity_cap: distinct items of a user that the popularity release counts.
+
+    Raises:
+        PrivacyError: a target that is not a positive number.
+    """
+    if math.isnan(epsilon) or epsilon <= 0.0:
+        raise PrivacyError(f"epsilon is {epsilon}, it must be above 0", remedy="Give e.g. 8, or inf for no privacy")
+    settled = PrivacyConfig(
+        mechanism="none",
+        epsilon=None,
+        delta=delta,
+        noise_multiplier=0.0,
+        max_grad_norm=max_grad_norm,
+        popularity_noise_multiplier=0.0,
+        popularity_cap=popularity_cap,
+    )
+    if math.isinf(epsilon):
+        return settled
+    popularity, noise = _noise(epsilon, delta, training)
+    priced = {
+        "mechanism": "gaussian",
+        "epsilon": float(epsilon),
+        "noise_multiplier": noise,
+        "popularity_noise_multiplier": popularity,
+    }
+    return PrivacyConfig.model_validate(settled.model_dump() | priced)
+
+
+def _noise(epsilon: float, delta: float, training: TrainingConfig) -> tuple[float, float]:
+    steps = training.rounds * training.local_steps
+    if not steps:
+        alone = calibrate(epsilon, delta, lambda sigma: (GaussianRelease(sigma),))
+        return alone, alone
+    popularity = 1.0 / (math.sqrt(POPULARITY_SHARE) * gaussian_mu(epsilon, delta))
+    release = GaussianRelease(popularity)
+    rate = training.sample_rate
+    return popularity, calibrate(epsilon, delta, lambda sigma: (release, SampledGaussian(rate, sigma, steps)))
