@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from client.gradients import Batch, PerUserGradients, UserLoss
 from client.gradients.contract import count_users, select_users
 from client.private_step import Noise, StepPlan, private_step
+from mmrec_model.errors import PrivacyError
 
 Release: TypeAlias = Sequence[Tensor]
 Step: TypeAlias = Callable[[Batch], Release]
@@ -90,6 +91,36 @@ def replay_neighbours(
         users=tried,
         repeatable=repeatable,
     )
+
+
+def refuse_mixed_users(
+    model: nn.Module, user_loss: UserLoss, batch: Batch, gradients: PerUserGradients, *, tolerance: float = 1e-3
+) -> None:
+    """Refuse a model or loss in which the gradient of a user depends on who else is in the batch.
+
+    Each user's gradient norm within the batch is compared with the norm when the batch is that user alone. This finds
+    losses divided by batch-wide counts, statistics over users, and layers whose dim 0 equals the number of users by
+    coincidence. Run it on made-up users, once, before the first step.
+
+    Args:
+        model: accepted by `refuse_unsupported`.
+        user_loss: as in training; it must not draw random numbers.
+        batch: at least two made-up users of different lengths.
+        gradients: as in training.
+        tolerance: relative difference put down to rounding.
+
+    Raises:
+        PrivacyError: the two norms of a user differ.
+    """
+    together_B = gradients.clipped_sum(model, user_loss, batch, 1.0).local_norms_B.double()
+    for user in range(count_users(batch)):
+        alone = gradients.clipped_sum(model, user_loss, select_users(batch, torch.tensor([user])), 1.0)
+        norms = float(together_B[user]), float(alone.local_norms_B[0])
+        if not math.isclose(*norms, rel_tol=tolerance, abs_tol=1e-9):
+            raise PrivacyError(
+                f"the gradient of user {user} has norm {norms[0]:.6g} among others and {norms[1]:.6g} alone",
+                remedy="Let each user's loss depend on that user's rows only, also through counts and layer shapes",
+            )
 
 
 def without_user(batch: Batch, user: int) -> Batch:

@@ -25,7 +25,7 @@ def price(events: Sequence[PrivacyEvent], delta: float, relation: Relation = "ze
 
 
 def renyi_price(events: Sequence[PrivacyEvent], delta: float) -> float:
-    """Epsilon by Renyi accounting, which stays valid for plans that react to what they released."""
+    """Epsilon by Renyi accounting at the order that suits these events best: a looser second figure of a fixed plan."""
     return _renyi_priced(merge(events), delta)
 
 

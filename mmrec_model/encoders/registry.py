@@ -1,0 +1,34 @@
+"""From configuration to a loaded encoder; heavy libraries are imported for the modality asked for alone."""
+
+from __future__ import annotations
+
+from mmrec_model.config import MODALITIES, EncoderConfig
+from mmrec_model.encoders.interface import Encoder
+
+
+def default_encoders() -> tuple[EncoderConfig, ...]:
+    """The embedded encoder of every modality, in the order of `MODALITIES`."""
+    return tuple(EncoderConfig(modality=modality) for modality in MODALITIES)
+
+
+def load_encoder(config: EncoderConfig) -> Encoder:
+    """Load one frozen encoder.
+
+    Raises:
+        EncoderError: the source cannot be loaded, or its weights are not the expected ones.
+    """
+    if config.modality == "text":
+        from mmrec_model.encoders.text import load_text_encoder  # noqa: PLC0415 - torch and transformers
+
+        return load_text_encoder(config)
+    if config.modality == "image":
+        from mmrec_model.encoders.vision import load_image_encoder  # noqa: PLC0415 - torch and torchvision
+
+        return load_image_encoder(config)
+    if config.modality == "audio":
+        from mmrec_model.encoders.audio import load_audio_encoder  # noqa: PLC0415 - libsndfile
+
+        return load_audio_encoder(config)
+    from mmrec_model.encoders.video import load_video_encoder  # noqa: PLC0415 - torch, torchvision and ffmpeg
+
+    return load_video_encoder(config)

@@ -1,0 +1,208 @@
+"""Build the catalogue bundle: from items and encoders to the folder that a run pins by digest.
+
+Promises:
+1. The manifest depends on items, encoders and transform alone, not on folders or on whether vectors came from the
+   store. (A text's vector may differ in its last bits with the texts it shared a batch with, so a bundle is built
+   once and copied to the partners; they do not each build their own.)
+2. A modality that an item lacks is a row of zeros and False in `present_NM`, never a guess. An item without any
+   modality is kept with an all-False row, and counted.
+3. A damaged medium counts as missing; how many and the first `NAMED_ITEMS` of them are in the manifest.
+
+Shapes: N items, M modalities, D raw width, K final width.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mmrec_model.canonical import JsonValue, canonical_json, sha256_hex
+from mmrec_model.config import MODALITIES, EncoderConfig, Modality, TransformConfig
+from mmrec_model.encoders.interface import Encoder, Mask, Vectors
+from mmrec_model.encoders.registry import load_encoder
+from mmrec_model.errors import FeatureError
+from mmrec_model.features.folder import (
+    FeatureBundle,
+    npy_bytes,
+    open_bundle,
+    open_transform,
+    transform_bytes,
+    transform_file,
+    vectors_file,
+    write_bundle,
+)
+from mmrec_model.features.store import FeatureStore
+from mmrec_model.features.transform import CatalogueTransform, fit_transform
+
+__all__ = ["FeatureBundle", "Items", "build_bundle", "item_text", "open_bundle", "open_transform"]
+
+NAMED_ITEMS = 20
+Progress = Callable[[str, int, int], None]
+_CHUNK: Mapping[Modality, int] = {"text": 256, "image": 256, "audio": 32, "video": 8}
+_WORD = re.compile(r"\w+")
+
+
+class Items(Protocol):
+    """What a bundle needs of a catalogue; `mmrec_model.data.catalogue.Catalogue` has it."""
+
+    @property
+    def item_ids(self) -> tuple[str, ...]:
+        """Distinct ids; their order is the item axis of every array."""
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """One per item, "" where missing."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """One per item, "" where missing."""
+
+    @property
+    def media(self) -> Mapping[str, tuple[Path | None, ...]]:
+        """One path or None per item, for "image", "audio" and "video"."""
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Raw vectors of one modality, one row per item."""
+
+    encoder: Encoder
+    raw_ND: Vectors
+    present_N: Mask
+    corrupt_N: Mask
+    encoded: int
+
+    def fit(self, config: TransformConfig) -> CatalogueTransform:
+        return fit_transform(self.raw_ND[self.present_N], config)
+
+    def apply(self, fit: CatalogueTransform) -> Vectors:
+        final_NK = np.zeros((len(self.raw_ND), fit.dims), dtype=np.float32)
+        final_NK[self.present_N] = fit.apply(self.raw_ND[self.present_N])
+        return final_NK
+
+
+def build_bundle(
+    catalogue: Items,
+    folder: Path,
+    *,
+    encoders: Sequence[EncoderConfig],
+    transform: TransformConfig,
+    store: Path,
+    progress: Progress | None = None,
+) -> FeatureBundle:
+    """Encode what the store lacks, fit the transforms on the items, write the bundle and open it.
+
+    Args:
+        catalogue: the items.
+        folder: where the bundle goes; an older bundle there is replaced.
+        encoders: at most one per modality; media without an encoder are left out.
+        transform: how raw vectors become final ones.
+        store: root of the content-addressed raw vectors.
+        progress: called with (modality, settled inputs, all inputs of the modality).
+
+    Raises:
+        EncoderError: an encoder cannot be loaded.
+        FeatureError: two encoders for one modality, no item with anything to encode, or an unusable folder.
+    """
+    results = _encode_all(catalogue, _by_modality(encoders), FeatureStore(store), progress)
+    kept = {modality: result for modality, result in results.items() if result.present_N.any()}
+    if not kept:
+        raise FeatureError(
+            f"none of the {len(catalogue.item_ids)} items has anything that the {len(encoders)} encoders can read",
+            remedy="Give items a title, a text or media files, and an encoder for them",
+        )
+    fits = {modality: result.fit(transform) for modality, result in kept.items()}
+    present_NM = np.stack([result.present_N for result in kept.values()], axis=1)
+    files = {"items.json": canonical_json(list(catalogue.item_ids)), "present.npy": npy_bytes(present_NM)}
+    for modality, result in kept.items():
+        files[vectors_file(modality)] = npy_bytes(result.apply(fits[modality]))
+        files[transform_file(modality)] = transform_bytes(fits[modality])
+    accounts: dict[str, JsonValue] = {
+        name: _account(result, fits.get(name), catalogue.item_ids) for name, result in results.items()
+    }
+    write_bundle(folder, files, {
+        "items": len(catalogue.item_ids),
+        "item_ids": sha256_hex(files["items.json"]),
+        "without_features": int((~present_NM.any(axis=1)).sum()),
+        "transform": {"dims": transform.dims, "whiten": transform.whiten},
+        "modalities": accounts,
+    })  # fmt: skip
+    return replace(open_bundle(folder), encoded=sum(result.encoded for result in results.values()))
+
+
+def modality_inputs(catalogue: Items, modality: Modality) -> list[str | Path | None]:
+    """What an encoder of `modality` reads of every item; None where the item has nothing."""
+    if modality == "text":
+        return [item_text(*pair) or None for pair in zip(catalogue.titles, catalogue.texts, strict=True)]
+    return list(catalogue.media.get(modality, (None,) * len(catalogue.item_ids)))
+
+
+def item_text(title: str, text: str) -> str:
+    """What the text encoder reads: title and text, or the text alone if it already says every word of the title."""
+    title, text = title.strip(), text.strip()
+    if not title or not text:
+        return title or text
+    said = set(_WORD.findall(text.casefold()))
+    return text if said.issuperset(_WORD.findall(title.casefold())) else f"{title}. {text}"
+
+
+def _by_modality(encoders: Sequence[EncoderConfig]) -> dict[Modality, EncoderConfig]:
+    chosen = {config.modality: config for config in encoders}
+    if len(chosen) < len(encoders):
+        raise FeatureError(
+            f"{len(encoders)} encoders are given for {len(chosen)} modalities, the limit is one for each",
+            remedy="Keep one encoder per modality",
+        )
+    return chosen
+
+
+def _encode_all(
+    catalogue: Items, chosen: Mapping[Modality, EncoderConfig], store: FeatureStore, progress: Progress | None
+) -> dict[Modality, _Encoded]:
+    """Raw vectors per modality that has both an encoder and an item with something to encode."""
+    results: dict[Modality, _Encoded] = {}
+    for modality in MODALITIES:
+        inputs = modality_inputs(catalogue, modality)
+        if modality in chosen and any(one is not None for one in inputs):
+            results[modality] = _encode(inputs, chosen[modality], store, progress)
+    return results
+
+
+def _encode(
+    inputs: Sequence[str | Path | None], config: EncoderConfig, store: FeatureStore, progress: Progress | None
+) -> _Encoded:
+    encoder = load_encoder(config)
+    given_N = np.array([one is not None for one in inputs], dtype=bool)
+    given = [one for one in inputs if one is not None]
+
+    def report(settled: int) -> None:
+        if progress is not None:
+            progress(config.modality, settled, len(given))
+
+    vectors, ok, encoded = store.get_or_encode(encoder, given, progress=report, chunk=_CHUNK[config.modality])
+    raw_ND = np.zeros((len(inputs), encoder.dim), dtype=np.float32)
+    raw_ND[given_N] = vectors
+    present_N = np.zeros(len(inputs), dtype=bool)
+    present_N[given_N] = ok
+    return _Encoded(encoder, raw_ND, present_N, given_N & ~present_N, encoded)
+
+
+def _account(result: _Encoded, fit: CatalogueTransform | None, item_ids: Sequence[str]) -> dict[str, JsonValue]:
+    """A modality's entry in the manifest; without a fit no item of it could be encoded."""
+    encoder, dims = result.encoder, 0 if fit is None else fit.dims
+    corrupt = np.flatnonzero(result.corrupt_N)
+    return {
+        "encoder": {"name": encoder.name, "digest": encoder.digest, "note": encoder.note, "dim": encoder.dim},
+        "dims": dims,
+        "bytes_per_item": 4 * dims,
+        "explained_permille": 0 if fit is None else round(1000 * fit.explained),
+        "encoded": int(result.present_N.sum()),
+        "missing": int((~result.present_N & ~result.corrupt_N).sum()),
+        "corrupt": len(corrupt),
+        "corrupt_items": [item_ids[position] for position in corrupt[:NAMED_ITEMS]],
+    }

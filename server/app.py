@@ -1,0 +1,125 @@
+"""The coordinator as a Flower ServerApp: one run, from `workspace/plan.json` to `workspace/coordinator/`.
+
+Reads the plan; writes `run.jsonl` (what happened), `rounds/` (a snapshot after every round) and `final.safetensors`
+(the trained arrays and the popularity prior). Started again after a crash, it goes on with the round after the newest
+whole snapshot. It holds no user data and reads none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from mmrec_model.config import RunConfig, parse_config
+from mmrec_model.errors import ConfigError, MmrecError, ModelError
+from mmrec_model.model.recommender import initial_state
+from mmrec_model.protocol import Arrays
+from server.checkpoint import PRIOR, CheckpointStore, Snapshot, export_state
+from server.journal import Journal, WaveFacts
+from server.messages import pack_arrays
+from server.strategy import PrivateFederation, describe, online, release_popularity
+from server.waves import Enrolment, VoidWave
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Flower's entry: run config `workspace` names the folder."""
+    workspace = str(context.run_config.get("workspace", ""))
+    if not workspace:
+        raise ConfigError(
+            "the run config has no workspace", remedy="Pass --run-config 'workspace=\"/absolute/folder\"'"
+        )
+    coordinate(grid, Path(workspace), initial_state)
+
+
+def coordinate(grid: Grid, workspace: Path, initial: Callable[[RunConfig], Arrays]) -> Snapshot:
+    """Run the plan of a workspace to its end.
+
+    Args:
+        grid: the transport.
+        workspace: holds `plan.json`; `coordinator/` is written.
+        initial: the trained arrays before round 1.
+
+    Returns:
+        The last snapshot.
+
+    Raises:
+        MmrecError: the run cannot go on; the reason is also the `failed` event of `run.jsonl`.
+    """
+    config = read_plan(workspace / "plan.json")
+    folder = workspace / "coordinator"
+    journal = Journal(folder / "run.jsonl")
+    try:
+        snapshot = _train(grid, config, folder, journal, initial)
+    except MmrecError as error:
+        facts = error.facts.to_json() if isinstance(error, VoidWave) else {}
+        journal.write("failed", problem=error.problem, remedy=error.remedy, **facts)
+        raise
+    export_state(folder / "final.safetensors", snapshot, run_id=config.run_id, plan_digest=config.digest)
+    journal.write("finished", round=snapshot.round, model_digest=snapshot.digest)
+    return snapshot
+
+
+def read_plan(path: Path) -> RunConfig:
+    """The plan of a workspace.
+
+    Raises:
+        ConfigError: no such file, or not a valid plan.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist", remedy="Make a workspace first, for example with mmrec simulate")
+    return parse_config(RunConfig, path.read_text(encoding="utf-8"), source=str(path))
+
+
+def _train(
+    grid: Grid, config: RunConfig, folder: Path, journal: Journal, initial: Callable[[RunConfig], Arrays]
+) -> Snapshot:
+    store = CheckpointStore(folder / "rounds", config.digest)
+    nodes = online(grid, minimum=config.minimum_cohort, timeout=config.round_timeout)
+    enrolment, facts = describe(grid, config, nodes)
+    journal.write("described", users=dict(enrolment.users), **facts.to_json())
+    snapshot = store.newest()
+    if snapshot is None:
+        snapshot, facts = release_popularity(grid, config, enrolment, _checked(initial(config)))
+        store.save(snapshot, facts.to_json())
+        journal.write("popularity", model_digest=snapshot.digest, **facts.to_json())
+    else:
+        enrolment = _same_partners(enrolment, snapshot, config)
+        journal.write("resumed", round=snapshot.round, model_digest=snapshot.digest, damaged=store.damaged)
+
+    def keep(after: Snapshot, facts: WaveFacts) -> None:
+        store.save(after, facts.to_json())
+        journal.write("round", model_digest=after.digest, **facts.to_json())
+
+    strategy = PrivateFederation(config, enrolment, snapshot, keep)
+    strategy.start(
+        grid=grid,
+        initial_arrays=pack_arrays(snapshot.travelling),
+        num_rounds=max(0, config.training.rounds - snapshot.round),
+        timeout=config.round_timeout,
+    )
+    return strategy.snapshot
+
+
+def _checked(state: Arrays) -> Arrays:
+    if PRIOR in state or not state:
+        raise ModelError(f"the trained arrays {sorted(state)[:5]} are empty or hold '{PRIOR}'", remedy="Rename it")
+    return state
+
+
+def _same_partners(enrolment: Enrolment, snapshot: Snapshot, config: RunConfig) -> Enrolment:
+    """Only partners of the first start go on, with the weights of the first start."""
+    known = {node: name for node, name in enrolment.nodes.items() if name in snapshot.partners}
+    changed = [name for name in known.values() if enrolment.users[name] != snapshot.partners[name]]
+    if changed or len(known) < config.minimum_cohort:
+        raise ModelError(
+            f"cannot resume: {len(known)} of {len(snapshot.partners)} partners are back (at least "
+            f"{config.minimum_cohort} needed), and {len(changed)} state another number of users {changed[:3]}",
+            remedy="Start the missing partners, restore the enrolled number of users, or begin a new run",
+        )
+    return Enrolment(known, {name: snapshot.partners[name] for name in sorted(known.values())})

@@ -1,0 +1,164 @@
+"""A snapshot after every round, and the resume from the newest one that is whole.
+
+`rounds/00012.safetensors` holds the global state, the popularity prior and the server optimizer's velocity after round
+12; `rounds/00012.json` holds its digest, the plan's digest, the enrolled partners and the facts of the round. Both are
+written atomically, the JSON last: it is what makes a snapshot exist. A snapshot whose bytes do not have the digest, or
+whose arrays do not fit, is damaged; the one before it is used. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from mmrec_model.canonical import sha256_hex
+from mmrec_model.errors import ModelError
+from mmrec_model.protocol import Arrays, arrays_digest
+from mmrec_model.storage import write_atomically
+
+PRIOR = "prior"
+"""Name under which the popularity prior travels beside the trained arrays."""
+_STATE, _VELOCITY = "state/", "velocity/"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything the coordinator needs to go on after `round`.
+
+    Attributes:
+        round: rounds finished; 0 after the popularity release.
+        state: the trained arrays.
+        prior: float32 [items], standardised log popularity.
+        velocity: of the server optimizer, with the names and shapes of `state`.
+        partners: enrolled partners and their public numbers of users.
+    """
+
+    round: int
+    state: Arrays
+    prior: npt.NDArray[np.float32]
+    velocity: Arrays
+    partners: Mapping[str, int]
+
+    @property
+    def travelling(self) -> Arrays:
+        """What a TRAIN request carries: the trained arrays and the prior."""
+        return {**self.state, PRIOR: self.prior}
+
+    @property
+    def digest(self) -> str:
+        """`arrays_digest` of `travelling`: the identity of the global model."""
+        return arrays_digest(self.travelling)
+
+
+@dataclass
+class CheckpointStore:
+    """The snapshots of one run.
+
+    Attributes:
+        folder: where they lie.
+        plan_digest: digest of the run's configuration; snapshots of another plan are refused.
+        damaged: files that `newest` passed over, with the reason.
+    """
+
+    folder: Path
+    plan_digest: str
+    damaged: list[str] = field(default_factory=list)
+
+    def save(self, snapshot: Snapshot, facts: Mapping[str, Any]) -> None:
+        """Write `snapshot`; `facts` are kept beside it as they are."""
+        content = save(
+            {
+                **{_STATE + name: array for name, array in snapshot.state.items()},
+                **{_VELOCITY + name: array for name, array in snapshot.velocity.items()},
+                PRIOR: snapshot.prior,
+            }
+        )
+        sidecar = {
+            "round": snapshot.round,
+            "sha256": sha256_hex(content),
+            "model_digest": snapshot.digest,
+            "plan_digest": self.plan_digest,
+            "partners": dict(snapshot.partners),
+            "facts": dict(facts),
+        }
+        write_atomically(self.path(snapshot.round), content)
+        write_atomically(self.path(snapshot.round).with_suffix(".json"), json.dumps(sidecar, indent=1).encode())
+
+    def path(self, round_: int) -> Path:
+        """The snapshot of a round."""
+        return self.folder / f"{round_:05d}.safetensors"
+
+    def load(self, round_: int) -> tuple[Snapshot, dict[str, Any]]:
+        """The snapshot of a round and the facts kept beside it.
+
+        Raises:
+            ModelError: it is missing or damaged, or belongs to a run with another configuration.
+        """
+        sidecar = self.path(round_).with_suffix(".json")
+        try:
+            snapshot = self._read(sidecar)
+            facts = json.loads(sidecar.read_bytes())["facts"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            raise ModelError(
+                f"the snapshot of round {round_} cannot be read: {error}", remedy="Train the run again"
+            ) from error
+        return snapshot, facts
+
+    def newest(self) -> Snapshot | None:
+        """The last whole snapshot, or None if there is none.
+
+        Raises:
+            ModelError: the folder belongs to a run with another configuration.
+        """
+        for sidecar in sorted(self.folder.glob("*.json"), reverse=True):
+            try:
+                return self._read(sidecar)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+                self.damaged.append(f"{sidecar.stem}: {error}")
+        return None
+
+    def _read(self, sidecar: Path) -> Snapshot:
+        facts = json.loads(sidecar.read_bytes())
+        if facts["plan_digest"] != self.plan_digest:
+            raise ModelError(
+                f"{sidecar} belongs to the plan {facts['plan_digest'][:12]}, this run has {self.plan_digest[:12]}",
+                remedy="Use a new workspace for a new plan",
+            )
+        content = sidecar.with_suffix(".safetensors").read_bytes()
+        if sha256_hex(content) != facts["sha256"]:
+            raise ValueError("the bytes do not have the recorded digest")
+        arrays: Arrays = load(content)
+        snapshot = Snapshot(
+            int(facts["round"]),
+            _named(arrays, _STATE),
+            arrays[PRIOR],
+            _named(arrays, _VELOCITY),
+            {str(name): int(users) for name, users in facts["partners"].items()},
+        )
+        if snapshot.digest != facts["model_digest"]:
+            raise ValueError("the arrays do not have the recorded digest")
+        return snapshot
+
+
+def export_state(path: Path, snapshot: Snapshot, *, run_id: str, plan_digest: str) -> None:
+    """Write the trained arrays and the prior under their plain names; the metadata `run` (JSON) says whose they are."""
+    facts = {
+        "run_id": run_id,
+        "plan_digest": plan_digest,
+        "round": snapshot.round,
+        "model_digest": snapshot.digest,
+    }
+    # One key: safetensors writes several in an order that changes from run to run.
+    write_atomically(path, save(snapshot.travelling, metadata={"run": json.dumps(facts)}))
+
+
+def _named(arrays: Arrays, prefix: str) -> Arrays:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -1,0 +1,289 @@
+"""From a trained workspace to its `RunRecord`: read the coordinator's journal, the sites' ledgers, and assess."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors.numpy import load
+
+from client.pricing import price
+from client.site import DIARY, Site
+from mmrec_model.config import RunConfig
+from mmrec_model.evaluation.ranking import Ranks, chance_level, paired_difference
+from mmrec_model.features.bundle import FeatureBundle
+from mmrec_model.model.recommender import MultimodalRecommender, build_model
+from mmrec_model.planning import plan_events, popularity_event, training_event
+from mmrec_model.privacy.accounting import epsilon
+from mmrec_model.privacy.events import PrivacyEvent, Relation, from_record, merge, to_record
+from mmrec_model.privacy.gaussian_dp import gaussian_mu
+from mmrec_model.privacy.keys import SigningKey
+from mmrec_model.privacy.ledger import read_ledger
+from mmrec_model.protocol import Arrays
+from server.checkpoint import CheckpointStore
+from server.journal import read_journal
+from simulations.assessment import (
+    Panel,
+    all_errors,
+    all_metrics,
+    baseline_ranks,
+    errors,
+    floor_ranks,
+    metrics,
+    of_partner,
+)
+from simulations.run_record import (
+    DataFacts,
+    FeatureFacts,
+    Metrics,
+    ModalityFacts,
+    PartnerRecord,
+    PrivacyRecord,
+    RoundRecord,
+    RunRecord,
+    Verdict,
+    Versions,
+)
+from simulations.synthetic.answer import FILE_NAME as KNOWN_ANSWER
+from simulations.synthetic.answer import KnownAnswer
+from simulations.workspace import Recipe
+
+CURVE_USERS = 2000
+"""Validation users of the curve over rounds; the final figures use every test user."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trained workspace and how it came about."""
+
+    config: RunConfig
+    bundle: FeatureBundle
+    sites: Sequence[Site]
+    recipe: Recipe
+    command: str
+    name: str
+
+    @property
+    def coordinator(self) -> Path:
+        """The coordinator's folder."""
+        return self.recipe.out / "coordinator"
+
+    @property
+    def private(self) -> bool:
+        """Whether the run added noise."""
+        return self.config.privacy.mechanism != "none"
+
+
+class Advance(Protocol):
+    """Told how far the assessment is."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` parts of `stage`."""
+
+
+def final_state(out: Path) -> Arrays:
+    """The trained arrays and the prior, as the coordinator exported them."""
+    return load((out / "coordinator" / "final.safetensors").read_bytes())
+
+
+def build_record(outcome: Outcome, validation: Panel, test: Panel, advance: Advance) -> RunRecord:
+    """Assess a finished run.
+
+    Args:
+        outcome: the trained workspace.
+        validation: for the curve over rounds.
+        test: for the final figures; looked at once.
+        advance: told about rounds and systems assessed.
+    """
+    state = final_state(outcome.recipe.out)
+    catalogue = outcome.sites[0].items.with_prior(state["prior"])
+    model = _model(outcome.config, state)
+    advance("assessing", 0, 2)
+    found = test.rank(test.model_scorer(model, catalogue))
+    floors = floor_ranks(test, build_model(outcome.config), catalogue)
+    advance("assessing", 1, 2)
+    baselines = baseline_ranks(test)
+    advance("assessing", 2, 2)
+    return RunRecord(
+        command=outcome.command,
+        version=_versions(),
+        config=outcome.config.model_dump(mode="json"),
+        data=_data(outcome),
+        features=_features(outcome.bundle),
+        partners=_partners(outcome, test, found, floors),
+        metrics=metrics(found),
+        standard_errors=errors(found),
+        users_evaluated=len(test.histories),
+        floors={"chance": Metrics(**chance_level(found)), **all_metrics(floors)},
+        baselines=all_metrics(baselines),
+        floor_standard_errors=all_errors(floors),
+        baseline_standard_errors=all_errors(baselines),
+        verdict=_verdict(found, floors, outcome.config.seed),
+        rounds=_rounds(outcome, validation.sample(CURVE_USERS, outcome.config.seed), advance),
+        seconds={},
+        privacy=_privacy(outcome),
+        wall_seconds=0.0,
+    )
+
+
+def _model(config: RunConfig, state: Arrays) -> MultimodalRecommender:
+    model = build_model(config)
+    model.load_trainable_state({name: torch.from_numpy(array) for name, array in state.items() if name != "prior"})
+    return model
+
+
+def _versions() -> Versions:
+    names = ("mmrec", "torch", "flwr", "opacus")
+    return Versions(python=platform.python_version(), **{name: version(name) for name in names})
+
+
+def _data(outcome: Outcome) -> DataFacts:
+    quarantined: Counter[str] = Counter()
+    interactions = 0
+    for site in outcome.sites:
+        data = site.dataset
+        quarantined.update(data.report.quarantined)
+        interactions += len(data.train.items) + int((data.val >= 0).sum()) + int((data.test >= 0).sum())
+    quarantined.update(outcome.sites[0].dataset.catalogue.report.quarantined)
+    known = (outcome.recipe.data / KNOWN_ANSWER).is_file()
+    return DataFacts(
+        name=outcome.name,
+        users=sum(site.config.users for site in outcome.sites),
+        items=len(outcome.bundle.item_ids),
+        interactions=interactions,
+        partners=len(outcome.sites),
+        quarantined=dict(sorted(quarantined.items())),
+        known_answer=asdict(KnownAnswer.load(outcome.recipe.data)) if known else None,
+    )
+
+
+def _features(bundle: FeatureBundle) -> FeatureFacts:
+    facts = {}
+    for name, entry in bundle.manifest["modalities"].items():
+        encoder = entry["encoder"]
+        facts[name] = ModalityFacts(
+            encoder=encoder["name"],
+            note=encoder["note"],
+            dim=encoder["dim"],
+            dims=entry["dims"],
+            present=entry["encoded"],
+            missing=entry["missing"] + entry["corrupt"],
+        )
+    return FeatureFacts(digest=bundle.digest, modalities=facts, encoded_now=bundle.encoded)
+
+
+def _partners(outcome: Outcome, test: Panel, found: Ranks, floors: Mapping[str, Ranks]) -> list[PartnerRecord]:
+    up, down = Counter[str](), Counter[str]()
+    for event in read_journal(outcome.coordinator / "run.jsonl"):
+        up.update(event.get("bytes_up", {}))
+        down.update(event.get("bytes_down", {}))
+    records = []
+    for number, site in enumerate(outcome.sites):
+        spent = _spent(site)
+        of_floor = {name: of_partner(ranks, test, number) for name, ranks in floors.items()}
+        records.append(
+            PartnerRecord(
+                name=site.config.name,
+                users=site.config.users,
+                epsilon=_exact(spent, outcome.config.privacy.delta, "zero_out") if outcome.private else None,
+                delta=outcome.config.privacy.delta if outcome.private else None,
+                epsilon_replace_one=_exact(spent, outcome.config.privacy.delta, "replace_one")
+                if outcome.private
+                else None,
+                bytes_up=up[site.config.name],
+                bytes_down=down[site.config.name],
+                seconds=_worked(site),
+                metrics=of_partner(found, test, number),
+                floor_metrics={name: value for name, value in of_floor.items() if value is not None},
+            )
+        )
+    return records
+
+
+def _worked(site: Site) -> float:
+    """Wall seconds of the site's own work, from its diary."""
+    diary = site.root / DIARY
+    lines = diary.read_text(encoding="utf-8").splitlines() if diary.is_file() else []
+    return float(sum(json.loads(line)["seconds"] for line in lines))
+
+
+def _spent(site: Site) -> tuple[PrivacyEvent, ...]:
+    """What the partner's own verified ledger says was charged."""
+    key = SigningKey.load(site.root / "key.pem").public
+    records = read_ledger(site.root / "ledger.jsonl", key)
+    return merge(from_record(record.charge) for record in records if record.charge is not None)
+
+
+@lru_cache(maxsize=64)
+def _exact(events: tuple[PrivacyEvent, ...], delta: float, relation: Relation) -> float:
+    return epsilon(events, delta, relation)
+
+
+def _verdict(found: Ranks, floors: Mapping[str, Ranks], seed: int) -> Verdict:
+    best = max(floors, key=lambda name: metrics(floors[name]).ndcg_at_10)
+    difference = paired_difference(found, floors[best], "ndcg_at_10", seed=seed)
+    return Verdict(
+        best_floor=best, metric="ndcg_at_10", difference=difference.mean, low=difference.low, high=difference.high
+    )
+
+
+def _rounds(outcome: Outcome, panel: Panel, advance: Advance) -> list[RoundRecord]:
+    """The curve: each snapshot of the coordinator on the same validation users."""
+    store = CheckpointStore(outcome.coordinator / "rounds", outcome.config.digest)
+    records = []
+    last = outcome.config.training.rounds
+    for round_ in range(last + 1):
+        snapshot, facts = store.load(round_)
+        catalogue = outcome.sites[0].items.with_prior(snapshot.prior)
+        model = _model(outcome.config, snapshot.state)
+        records.append(
+            RoundRecord(
+                round=round_,
+                validation=metrics(panel.rank(panel.model_scorer(model, catalogue))),
+                replies=len(facts["accepted"]),
+                rejected=facts["rejected"],
+                seconds=facts["seconds"],
+                epsilon=_spent_after(outcome.config, round_) if outcome.private else None,
+            )
+        )
+        advance("assessing rounds", round_ + 1, last + 1)
+    return records
+
+
+def _spent_after(config: RunConfig, round_: int) -> float:
+    events: tuple[PrivacyEvent, ...] = (popularity_event(config.privacy),)
+    if round_:
+        events = (*events, training_event(config.privacy, config.training, rounds=round_))
+    return price(events, config.privacy.delta)
+
+
+def _privacy(outcome: Outcome) -> PrivacyRecord:
+    config = outcome.config
+    events = merge(plan_events(config))
+    delta = config.privacy.delta
+    spent = _exact(events, delta, "zero_out") if outcome.private else None
+    return PrivacyRecord(
+        relation=config.privacy.relation,
+        delta=delta if outcome.private else None,
+        epsilon=spent,
+        epsilon_replace_one=_exact(events, delta, "replace_one") if outcome.private else None,
+        mu_gdp=gaussian_mu(spent, delta) if spent else None,
+        plan=[dict(to_record(event)) for event in plan_events(config)],
+        noise_source=outcome.sites[0].noise("report").source if outcome.private else "none",
+        note=SEEDED if outcome.private else UNPROTECTED,
+    )
+
+
+SEEDED = (
+    "Noise and sampling come from a seeded generator so that the simulation can be repeated; who knows the seed can "
+    "subtract the noise. A real site draws from the operating system and never stores a seed."
+)
+UNPROTECTED = "This run added no noise: no epsilon bounds what it reveals about a user."

@@ -1,0 +1,226 @@
+"""The one definition of `run.json`: what a federation on one machine did, cost and reached. Schema version 1.
+
+Writer and reader share these frozen, strict classes, so a record that the report can read is a record that was written
+whole. `docs/run-json.md` explains every field. Metrics of `RunRecord` come from held-out rows and carry no noise: they
+describe a simulation, where the data belongs to whoever runs it, and are no release of a real partner.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import Field, JsonValue, ValidationError, model_validator
+
+from mmrec_model.config import Strict
+from mmrec_model.errors import DataError
+from mmrec_model.storage import write_atomically
+
+SCHEMA: Literal[1] = 1
+RUN_FILE = "run.json"
+
+MetricName: TypeAlias = Literal["recall_at_10", "recall_at_20", "ndcg_at_10", "ndcg_at_20", "mrr"]
+Natural: TypeAlias = Annotated[int, Field(ge=0)]
+Finite: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+Amount: TypeAlias = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Share: TypeAlias = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Metrics(Strict):
+    """Ranking metrics, or their standard errors; each 0..1."""
+
+    recall_at_10: Share
+    recall_at_20: Share
+    ndcg_at_10: Share
+    ndcg_at_20: Share
+    mrr: Share
+
+
+class Versions(Strict):
+    """Software that computed the run."""
+
+    mmrec: str
+    python: str
+    torch: str
+    flwr: str
+    opacus: str
+
+
+class DataFacts(Strict):
+    """What was read. `quarantined` counts refused rows per code; `known_answer` belongs to synthetic data."""
+
+    name: str
+    users: Natural
+    items: Natural
+    interactions: Natural
+    partners: Natural
+    quarantined: dict[str, Natural]
+    known_answer: dict[str, JsonValue] | None
+
+
+class ModalityFacts(Strict):
+    """One medium of the catalogue: its encoder, a note on the weights, widths before and after PCA, items with it."""
+
+    encoder: str
+    note: str
+    dim: Natural
+    dims: Natural
+    present: Natural
+    missing: Natural
+
+
+class FeatureFacts(Strict):
+    """The item features of the run; `encoded_now` counts vectors that were not in the store yet."""
+
+    digest: str
+    modalities: dict[str, ModalityFacts]
+    encoded_now: Natural
+
+
+class PartnerRecord(Strict):
+    """One partner.
+
+    `epsilon` and its companions are null without privacy; `metrics` is null where no user could be evaluated.
+    """
+
+    name: str
+    users: Natural
+    epsilon: Amount | None
+    delta: Amount | None
+    epsilon_replace_one: Amount | None
+    bytes_up: Natural
+    bytes_down: Natural
+    seconds: Amount
+    metrics: Metrics | None
+    floor_metrics: dict[str, Metrics]
+
+
+class Verdict(Strict):
+    """Model minus the best floor on the same users, with the 95 % interval of a paired bootstrap."""
+
+    best_floor: str
+    metric: MetricName
+    difference: Finite
+    low: Finite
+    high: Finite
+
+
+class RoundRecord(Strict):
+    """State after one round; round 0 is the start. `epsilon` is the largest spent at any partner so far."""
+
+    round: Natural
+    validation: Metrics
+    replies: Natural
+    rejected: dict[str, Natural]
+    seconds: Amount
+    epsilon: Amount | None
+
+
+class PrivacyRecord(Strict):
+    """The guarantee of the whole plan at one partner; `plan` holds privacy event records."""
+
+    relation: str
+    delta: Amount | None
+    epsilon: Amount | None
+    epsilon_replace_one: Amount | None
+    mu_gdp: Amount | None
+    plan: list[dict[str, JsonValue]]
+    noise_source: str
+    note: str
+
+
+class RunRecord(Strict):
+    """All of `run.json`."""
+
+    schema_: Annotated[Literal[1], Field(alias="schema")] = SCHEMA
+    command: str
+    version: Versions
+    config: dict[str, JsonValue]
+    data: DataFacts
+    features: FeatureFacts
+    partners: list[PartnerRecord]
+    metrics: Metrics
+    standard_errors: Metrics
+    users_evaluated: Natural
+    floors: dict[str, Metrics]
+    baselines: dict[str, Metrics]
+    floor_standard_errors: dict[str, Metrics]
+    baseline_standard_errors: dict[str, Metrics]
+    verdict: Verdict
+    rounds: list[RoundRecord]
+    seconds: dict[str, Amount]
+    privacy: PrivacyRecord
+    wall_seconds: Amount
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        for part, errors in (("floors", self.floor_standard_errors), ("baselines", self.baseline_standard_errors)):
+            strange = sorted(set(errors) - set(getattr(self, part)))
+            if strange:
+                raise ValueError(f"standard errors of {strange}, which are not among the {part}")
+        if self.verdict.best_floor not in self.floors:
+            raise ValueError(f"best floor {self.verdict.best_floor!r} is not among the floors {sorted(self.floors)}")
+        if not self.verdict.low <= self.verdict.high:
+            raise ValueError(f"the verdict's interval {self.verdict.low} to {self.verdict.high} is upside down")
+        return self
+
+
+def parse_run(value: Mapping[str, object], *, source: str = RUN_FILE) -> RunRecord:
+    """Check a dictionary of JSON values strictly.
+
+    Args:
+        value: the document.
+        source: what to call it in an error.
+
+    Raises:
+        DataError: another schema version, an unknown or missing field, a wrong type, or a number out of range.
+    """
+    if value.get("schema") != SCHEMA:
+        raise DataError(
+            f"{source} has schema {value.get('schema')!r}, this version reads {SCHEMA}",
+            remedy="Read it with the version of mmrec that wrote it",
+        )
+    try:
+        return RunRecord.model_validate_json(json.dumps(value, allow_nan=False))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "document"
+        problem = f"{source}: {place}: {first['msg']}"
+    except (TypeError, ValueError) as error:
+        problem = f"{source} is not JSON: {error}"
+    raise DataError(problem, remedy="The fields are described in docs/run-json.md")
+
+
+def write_run(record: RunRecord, folder: Path) -> Path:
+    """Write `run.json` whole or not at all; equal records give equal bytes.
+
+    Returns:
+        The path of the file.
+    """
+    path = folder / RUN_FILE
+    text = json.dumps(as_json(record), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, f"{text}\n".encode())
+    return path
+
+
+def as_json(record: RunRecord) -> dict[str, JsonValue]:
+    """The record as the dictionary that `parse_run` and `write_report` take."""
+    return record.model_dump(mode="json", by_alias=True)
+
+
+def read_run(path: Path) -> RunRecord:
+    """Read `path`, or `run.json` in it if it is a folder.
+
+    Raises:
+        DataError: absent, not JSON in UTF-8, or not of the schema.
+    """
+    file = path / RUN_FILE if path.is_dir() else path
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read: {error}", remedy="Give the output folder of a finished run") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{file} holds a {type(value).__name__}", remedy="Give the output folder of a finished run")
+    return parse_run(value, source=str(file))

@@ -1,0 +1,178 @@
+"""From a partner-format folder to a workspace: real site folders, keys, policies, features and the plan of a run.
+
+    OUT/plan.json          the coordinator's proposal (`RunConfig`)
+    OUT/features/          the feature bundle that every site pins by digest
+    OUT/sites/NAME/        one real site per partner (`client.site`)
+    OUT/data/              the embedded set, when no data is given
+
+Raw vectors are kept outside, in a content-addressed store shared by all runs of this user, so that a second run encodes
+nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.policy import Policy
+from client.site import Site, SiteConfig, enrol
+from mmrec_model.config import (
+    Modality,
+    ModelConfig,
+    RunConfig,
+    TrainingConfig,
+    TransformConfig,
+)
+from mmrec_model.data.catalogue import open_catalogue
+from mmrec_model.data.dataset import open_partner
+from mmrec_model.encoders.registry import default_encoders
+from mmrec_model.errors import UsageError
+from mmrec_model.features.bundle import FeatureBundle, build_bundle
+from mmrec_model.planning import private_plan
+from mmrec_model.storage import write_atomically
+from simulations.partition import (
+    MINIMUM_USERS,
+    Groups,
+    partition_by_column,
+    partition_evenly,
+    read_users,
+    write_sites,
+)
+
+MARKER = "plan.json"
+RUN_ID = "simulation"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to simulate.
+
+    Attributes:
+        data: partner-format folder.
+        out: the workspace.
+        epsilon: target of the whole plan at each partner; infinity for a run without privacy.
+        delta: of the guarantee.
+        seed: of model, partition and (simulated) noise.
+        training: rounds and steps.
+        silo: column that names a user's partner; None for the first `silo_*` column, if there is one.
+        partners: number of equal partners instead of a column; None for a column.
+        minimum_users: smaller partners are merged into one.
+    """
+
+    data: Path
+    out: Path
+    epsilon: float
+    delta: float
+    seed: int
+    training: TrainingConfig
+    silo: str | None = None
+    partners: int | None = None
+    minimum_users: int = MINIMUM_USERS
+
+
+def vector_store() -> Path:
+    """Folder of raw vectors: `$MMREC_CACHE`, else `$XDG_CACHE_HOME/mmrec`, else `~/.cache/mmrec`."""
+    if named := os.environ.get("MMREC_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrec"
+
+
+def claim(out: Path, *, overwrite: bool) -> None:
+    """Make an empty workspace.
+
+    Raises:
+        UsageError: the folder holds a run and `overwrite` is not set, or something that is no run.
+    """
+    if out.exists() and any(out.iterdir()):
+        if not (out / MARKER).is_file() and not (out / "data" / "known_answer.json").is_file():
+            raise UsageError(f"{out} is not empty and holds no simulation", remedy="Name a new folder with --out")
+        if not overwrite:
+            raise UsageError(f"{out} already holds a simulation", remedy="Name a new folder, or add --overwrite")
+        for part in ("sites", "features", "coordinator", "model"):
+            shutil.rmtree(out / part, ignore_errors=True)
+        for name in (MARKER, "run.json", "report.html", "catalogue.json"):
+            (out / name).unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def divide(recipe: Recipe) -> Groups:
+    """Users to partners, by a `silo_*` column or evenly.
+
+    Raises:
+        UsageError: neither a column nor a number is given or found.
+    """
+    users = read_users(recipe.data)
+    if recipe.partners is not None:
+        return partition_evenly(users, recipe.partners, recipe.seed)
+    columns = sorted({name for values in users.values() for name in values})
+    column = recipe.silo or (columns[0] if columns else None)
+    if column is None:
+        raise UsageError("the data has no silo_* column", remedy="Say how many partners to make: --partners 5")
+    return partition_by_column(users, column, minimum_users=recipe.minimum_users)
+
+
+def encode(recipe: Recipe, progress: Callable[[str, int, int], None] | None = None) -> FeatureBundle:
+    """The workspace's feature bundle, from the embedded encoders."""
+    return build_bundle(
+        open_catalogue(recipe.data),
+        recipe.out / "features",
+        encoders=default_encoders(),
+        transform=TransformConfig(),
+        store=vector_store(),
+        progress=progress,
+    )
+
+
+def plan(recipe: Recipe, bundle: FeatureBundle, partners: int) -> RunConfig:
+    """The run that the coordinator proposes, with the noise that the target epsilon needs; written to `plan.json`."""
+    config = RunConfig(
+        run_id=RUN_ID,
+        seed=recipe.seed,
+        features=bundle.spec,
+        model=ModelConfig(modality_weights=_public_weights(bundle)),
+        training=recipe.training,
+        privacy=private_plan(recipe.epsilon, recipe.delta, recipe.training),
+        minimum_cohort=partners,
+    )
+    write_atomically(recipe.out / MARKER, (config.model_dump_json(indent=2) + "\n").encode())
+    return config
+
+
+def _public_weights(bundle: FeatureBundle) -> dict[Modality, float]:
+    """The default weight of each modality times the share of the catalogue that has it: both are public."""
+    defaults: Mapping[Modality, float] = ModelConfig().modality_weights
+    shares = bundle.present_NM.mean(axis=0)
+    return {name: defaults[name] * float(share) for name, share in zip(bundle.modalities, shares, strict=True)}
+
+
+def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
+    """Make one enrolled site per partner; its policy allows this run and nothing dearer."""
+    folders = write_sites(recipe.data, recipe.out, groups)
+    private = config.privacy.mechanism != "none"
+    catalogue = open_catalogue(recipe.data)
+    policy = Policy(
+        max_epsilon=config.privacy.epsilon or 1.0,
+        max_delta=recipe.delta,
+        minimum_users=1,
+        max_rounds=max(1, config.training.rounds),
+        max_steps=max(1, config.training.rounds * config.training.local_steps),
+        max_sample_rate=config.training.sample_rate,
+        allow_without_privacy=not private,
+    )
+    return [
+        enrol(
+            folder.parent,
+            SiteConfig(
+                name=folder.parent.name,
+                catalogue=str(recipe.data.resolve()),
+                features="../../features",
+                users=len(open_partner(folder, catalogue=catalogue)),
+                simulation_seed=recipe.seed,
+            ),
+            policy,
+        )
+        for folder in folders
+    ]

@@ -1,0 +1,108 @@
+"""Real site folders over a small catalogue of random vectors: no encoder runs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from client.policy import Policy
+from client.site import Site, SiteConfig, enrol
+from mmrec_model.config import ModelConfig, PrivacyConfig, RunConfig, TrainingConfig
+from mmrec_model.data.writing import write_partner
+from mmrec_model.features.folder import open_bundle, write_bundle
+from mmrec_model.canonical import canonical_json
+from mmrec_model.model.recommender import initial_state
+from mmrec_model.protocol import Arrays, Request, arrays_digest
+
+N_ITEMS, N_USERS = 40, 60
+
+MakeSite = Callable[..., Site]
+MakeRequest = Callable[..., tuple[Request, Arrays]]
+
+
+def npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="session")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Items file and feature bundle."""
+    folder = tmp_path_factory.mktemp("public")
+    ids = [f"i{number}" for number in range(N_ITEMS)]
+    items = pa.table({"item_id": ids, "title": ids, "text": ids})
+    write_partner(folder / "items", interactions=interactions(0, 1), items=items, users=None)
+    rng = np.random.default_rng(5)
+    vectors = rng.normal(size=(N_ITEMS, 10)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    files = {
+        "items.json": canonical_json(list(ids)),
+        "present.npy": npy(np.ones((N_ITEMS, 1), dtype=bool)),
+        "text.npy": npy(vectors),
+    }
+    write_bundle(folder / "features", files, {"items": N_ITEMS, "modalities": {}})
+    return folder
+
+
+def interactions(first: int, users: int) -> pa.Table:
+    rng = np.random.default_rng(first + 1)
+    rows = [
+        (f"u{first + user}", f"i{item}", float(1_600_000_000 + place))
+        for user in range(users)
+        for place, item in enumerate(rng.choice(N_ITEMS, size=6, replace=False))
+    ]
+    names = ("user_id", "item_id", "timestamp")
+    return pa.table({name: [row[column] for row in rows] for column, name in enumerate(names)})
+
+
+@pytest.fixture
+def make_site(tmp_path: Path, catalogue: Path) -> MakeSite:
+    """A newly enrolled site; `policy` overrides fields, `seed` None draws from the operating system."""
+
+    def make(name: str = "north", *, users: int = N_USERS, seed: int | None = 1, **policy: object) -> Site:
+        root = tmp_path / "sites" / name
+        write_partner(root / "data", interactions=interactions(0, users), items=None, users=None)
+        settings = SiteConfig(
+            name=name,
+            catalogue=str(catalogue / "items"),
+            features=str(catalogue / "features"),
+            users=users,
+            simulation_seed=seed,
+        )
+        return enrol(root, settings, Policy(**{"max_delta": 1e-3, **policy}))
+
+    return make
+
+
+@pytest.fixture
+def config(catalogue: Path) -> RunConfig:
+    """A plan of three rounds, of epsilon well below 8."""
+    return RunConfig(
+        run_id="run-1",
+        seed=0,
+        features=open_bundle(catalogue / "features").spec,
+        model=ModelConfig(hidden=4, trained_dims=6),
+        training=TrainingConfig(rounds=3, local_steps=2, max_history=4, negatives=3, sample_rate=0.3, micro_batch=8),
+        privacy=PrivacyConfig(epsilon=4.0, delta=1e-3, noise_multiplier=1.5, popularity_noise_multiplier=3.0),
+    )
+
+
+@pytest.fixture
+def make_request(config: RunConfig) -> MakeRequest:
+    """A well-formed request of a round, with its arrays; `plan` replaces the configuration."""
+
+    def make(round_number: int, *, plan: RunConfig | None = None) -> tuple[Request, Arrays]:
+        used = plan or config
+        arrays: Arrays = {}
+        if round_number:
+            arrays = {**initial_state(used), "prior": np.zeros(used.features.items, dtype=np.float32)}
+        digest = arrays_digest(arrays) if arrays else ""
+        return Request(used.run_id, round_number, used.model_dump_json(), digest), arrays
+
+    return make

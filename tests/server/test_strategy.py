@@ -1,0 +1,91 @@
+"""Who is asked: only partners that are connected, for no longer than the round; and never an endless wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Message
+from flwr.supercore.task_identity import TaskIdentity
+
+from mmrec_model.config import FeatureSpec, PrivacyConfig, RunConfig
+from mmrec_model.errors import AdmissionError
+from mmrec_model.protocol import FIELDS, Kind
+from server.checkpoint import Snapshot
+from server.messages import pack_arrays
+from server.strategy import PrivateFederation, online
+from server.waves import Enrolment
+
+CONFIG = RunConfig(
+    run_id="strategy",
+    seed=0,
+    features=FeatureSpec(digest="", items=3, dims={"text": 4}),
+    privacy=PrivacyConfig(epsilon=1.0, noise_multiplier=1.0, popularity_noise_multiplier=1.0),
+    round_timeout=7.0,
+    minimum_cohort=2,
+)
+STATE = {"w": np.zeros(3, np.float32)}
+SNAPSHOT = Snapshot(4, STATE, np.ones(3, np.float32), STATE, {"be": 1, "fr": 2})
+
+
+class Nodes:
+    """As much of a grid as decides who is connected."""
+
+    def __init__(self, *waves: list[int]) -> None:
+        self.waves = iter(waves)
+        self.last: list[int] = []
+
+    def get_node_ids(self) -> Iterable[int]:
+        self.last = next(self.waves, self.last)
+        return self.last
+
+
+def strategy() -> PrivateFederation:
+    TaskIdentity.run_id = TaskIdentity.task_id = TaskIdentity.node_id = 1
+    return PrivateFederation(CONFIG, Enrolment({11: "be", 12: "fr"}, {"be": 1, "fr": 2}), SNAPSHOT, lambda *_: None)
+
+
+def requests(*connected: int) -> list[Message]:
+    return list(strategy().configure_train(1, pack_arrays(SNAPSHOT.travelling), ConfigRecord(), Nodes([*connected])))  # type: ignore[arg-type]
+
+
+def test_the_wait_for_partners_ends() -> None:
+    slept: list[float] = []
+    with pytest.raises(AdmissionError, match="1 partners are connected after 3 s, the plan needs 2"):
+        online(Nodes([11]), minimum=2, timeout=3.0, sleep=slept.append)  # type: ignore[arg-type]
+    assert sum(slept) == 3.0
+
+
+def test_the_wait_ends_as_soon_as_enough_partners_are_there() -> None:
+    slept: list[float] = []
+    nodes = Nodes([], [12], [12, 11])
+    assert online(nodes, minimum=2, timeout=60.0, sleep=slept.append) == [11, 12]  # type: ignore[arg-type]
+    assert len(slept) == 2
+
+
+def test_a_message_lives_as_long_as_its_round_and_carries_the_models_digest() -> None:
+    messages = requests(11, 12)
+    assert [message.metadata.dst_node_id for message in messages] == [11, 12]
+    for message in messages:
+        assert message.metadata.ttl == CONFIG.round_timeout
+        assert message.metadata.message_type == Kind.TRAIN
+        fields = message.content.config_records[FIELDS]
+        assert fields["round"] == SNAPSHOT.round + 1
+        assert fields["model_digest"] == SNAPSHOT.digest
+
+
+def test_a_partner_that_is_not_connected_and_a_stranger_that_is_are_not_asked() -> None:
+    assert [message.metadata.dst_node_id for message in requests(12, 99)] == [12]
+
+
+def test_a_partner_that_was_not_connected_is_counted_in_the_round() -> None:
+    federation = strategy()
+    federation.configure_train(1, pack_arrays(SNAPSHOT.travelling), ConfigRecord(), Nodes([12]))  # type: ignore[arg-type]
+    with pytest.raises(AdmissionError, match=r"round 5: 0 usable replies.*no_reply 2.*fr: no reply"):
+        federation.aggregate_train(1, [])
+
+
+def test_no_metric_of_private_data_is_asked_for() -> None:
+    assert strategy().configure_evaluate(1, pack_arrays(STATE), ConfigRecord(), Nodes([11, 12])) == []  # type: ignore[arg-type]
+    assert strategy().aggregate_evaluate(1, []) is None

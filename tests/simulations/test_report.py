@@ -1,0 +1,404 @@
+"""Laws of the run record and of the page made from it, on made-up but complete runs."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from mmrec_model.config import FeatureSpec, PrivacyConfig, RunConfig
+from mmrec_model.errors import DataError
+from mmrec_model.privacy.noise import SEEDED_SOURCE, SYSTEM_SOURCE
+from simulations.report import write_report
+from simulations.report_content import result_sentence, systems, verdict_kind
+from simulations.report_numbers import delta_in_words, human_bytes, human_seconds, plain_delta, signed
+from simulations.run_record import RunRecord, as_json, parse_run, read_run, write_run
+
+HOSTILE = "<script>alert(1)</script>"
+NAMES = ("France", "Italy", HOSTILE, "Portugal", "$\\frac{1}{$", "São Paulo & Söhne \"x\" 'y'", "\u202egnirts\x00\n")
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+
+
+def metrics(level: float) -> dict[str, float]:
+    return {
+        "recall_at_10": level * 2.0,
+        "recall_at_20": level * 3.0,
+        "ndcg_at_10": level,
+        "ndcg_at_20": level * 1.3,
+        "mrr": level * 0.9,
+    }
+
+
+def made_up_run(*, partners: int = 7, rounds: int = 12, private: bool = True) -> dict[str, Any]:
+    """A whole record, as a simulation would write it."""
+    privacy = (
+        PrivacyConfig(epsilon=8.0, noise_multiplier=1.4, popularity_noise_multiplier=4.0)
+        if private
+        else PrivacyConfig(mechanism="none", epsilon=None, noise_multiplier=0.0, popularity_noise_multiplier=0.0)
+    )
+    config = RunConfig(
+        run_id="demo", seed=7, features=FeatureSpec(digest="ab" * 32, items=1007, dims={"text": 128}), privacy=privacy
+    )
+    epsilon = 7.98 if private else None
+    plan: list[dict[str, Any]] = [
+        {"type": "gaussian", "noise_multiplier": 4.0, "count": 1},
+        {"type": "sampled_gaussian", "sample_rate": 0.2, "noise_multiplier": 1.4, "steps": rounds},
+    ]
+    return {
+        "schema": 1,
+        "command": "mmrec simulate --data wines --epsilon 8 --rounds 12 --seed 7 --out out",
+        "version": {"mmrec": "0.1.0", "python": "3.11.2", "torch": "2.11.0", "flwr": "1.41.0", "opacus": "1.6.0"},
+        "config": config.model_dump(mode="json"),
+        "data": {
+            "name": "Wines of the world",
+            "users": 10_561,
+            "items": 1007,
+            "interactions": 150_000,
+            "partners": partners,
+            "quarantined": {"future_timestamp": 12, "duplicate": 1304},
+            "known_answer": {"taste_dimensions": 4, "weights": [0.5, 0.25]},
+        },
+        "features": {
+            "digest": "sha256:" + "ab" * 32,
+            "modalities": {
+                "text": {
+                    "encoder": "all-MiniLM-L6-v2",
+                    "note": "",
+                    "dim": 384,
+                    "dims": 128,
+                    "present": 1007,
+                    "missing": 0,
+                },
+                "image": {
+                    "encoder": "small-cnn",
+                    "note": "random weights made by configuration",
+                    "dim": 64,
+                    "dims": 32,
+                    "present": 100,
+                    "missing": 907,
+                },
+            },
+            "encoded_now": 1107,
+        },
+        "partners": [partner(number, epsilon) for number in range(partners)],
+        "metrics": metrics(0.0832),
+        "standard_errors": metrics(0.0011),
+        "users_evaluated": 10_304,
+        "floors": {
+            "chance": metrics(0.0042),
+            "popularity_dp": metrics(0.0401),
+            "free_content": metrics(0.0503),
+            "free_content_with_prior": metrics(0.0791),
+        },
+        "floor_standard_errors": {
+            "popularity_dp": metrics(0.0014),
+            "free_content": metrics(0.0016),
+            "free_content_with_prior": metrics(0.0018),
+        },
+        "baselines": {"popularity": metrics(0.0403), "item_knn": metrics(0.1102), "ease": metrics(0.1125)},
+        "baseline_standard_errors": {"ease": metrics(0.0022)},
+        "verdict": {
+            "best_floor": "free_content_with_prior",
+            "metric": "ndcg_at_10",
+            "difference": 0.0041,
+            "low": 0.0022,
+            "high": 0.0060,
+        },
+        "rounds": [
+            {
+                "round": number,
+                "validation": metrics(0.079 + 0.006 * (1 - 0.8**number)),
+                "replies": partners if number else 0,
+                "rejected": {"norm": 1} if number == 3 else {},
+                "seconds": 1.5,
+                "epsilon": None if epsilon is None else epsilon * (0.3 + 0.7 * (number / max(rounds, 1)) ** 0.5),
+            }
+            for number in range(rounds + 1 if rounds else 0)
+        ],
+        "seconds": {"encode": 61.2, "train": 204.0, "evaluate": 9.1},
+        "privacy": {
+            "relation": "zero_out",
+            "delta": 1e-5 if private else None,
+            "epsilon": epsilon,
+            "epsilon_replace_one": 15.31 if private else None,
+            "mu_gdp": 1.52 if private else None,
+            "plan": plan if private else [{"type": "non_private"}],
+            "noise_source": SEEDED_SOURCE,
+            "note": "Every partner draws its own noise.",
+        },
+        "wall_seconds": 275.4,
+    }
+
+
+def partner(number: int, epsilon: float | None) -> dict[str, Any]:
+    level = 0.05 + 0.045 * ((number * 7) % 11) / 11
+    return {
+        "name": NAMES[number] if number < len(NAMES) else f"Partner {number:02d}",
+        "users": max(3900 // (number + 1), 30),
+        "epsilon": None if epsilon is None else epsilon * (1.0 if number != 3 else 0.7),
+        "delta": None if epsilon is None else 1e-5,
+        "epsilon_replace_one": None if epsilon is None else 15.31,
+        "bytes_up": 812_340 + number,
+        "bytes_down": 1_624_000,
+        "seconds": 31.4,
+        "metrics": None if number == 4 else metrics(level),
+        "floor_metrics": {"free_content": metrics(level * (0.7 + 0.1 * (number % 5)))},
+    }
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; checks that elements nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] != "style":
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+def page(run: dict[str, Any], folder: Path) -> tuple[str, Page]:
+    html = write_report(run, folder).read_text(encoding="utf-8")
+    return html, Page(html)
+
+
+SHAPES = [
+    pytest.param({}, id="private"),
+    pytest.param({"private": False}, id="not-private"),
+    pytest.param({"partners": 1}, id="one-partner"),
+    pytest.param({"partners": 40}, id="forty-partners"),
+    pytest.param({"rounds": 0}, id="no-rounds"),
+    pytest.param({"partners": 0, "rounds": 0, "private": False}, id="nothing"),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_of_run_gives_one_page_that_loads_and_runs_nothing(shape: dict[str, Any], tmp_path: Path) -> None:
+    html, found = page(made_up_run(**shape), tmp_path)
+    names = {tag for tag, _ in found.tags}
+    assert not names & {"script", "link", "iframe", "img", "object", "embed", "base", "form"}
+    for _, attributes in found.tags:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("href", "xlink:href", "src"):
+            assert (attributes.get(name) or "#").startswith("#")
+    assert "@import" not in html
+    assert re.findall(r"url\((?!#)", html) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert "Traceback" not in html
+    assert not re.search(r"\b(nan|None|Undefined)\b", found.words)
+
+
+def test_a_run_that_only_measured_its_start_has_no_training_rounds(tmp_path: Path) -> None:
+    run = made_up_run(partners=1)
+    run["rounds"] = run["rounds"][:1]
+    _, found = page(run, tmp_path)
+    assert "0 training rounds" in found.words
+
+
+def test_hostile_names_are_shown_as_text_in_tables_and_figures(tmp_path: Path) -> None:
+    html, found = page(made_up_run(), tmp_path)
+    assert HOSTILE in found.words
+    assert HOSTILE not in html
+    assert html.count("&lt;script&gt;alert") >= 3
+    assert "$\\frac{1}{$" in found.words
+    assert "\u202e" not in html
+    assert "\x00" not in html
+
+
+def test_every_text_of_the_record_is_escaped(tmp_path: Path) -> None:
+    run = made_up_run()
+    mark = "<b onclick='x()'>&\"boo"
+    run["command"] = run["data"]["name"] = run["privacy"]["note"] = run["privacy"]["noise_source"] = mark
+    run["privacy"]["relation"] = mark
+    run["data"]["quarantined"] = {mark: 1}
+    run["data"]["known_answer"] = {mark: mark}
+    run["features"]["digest"] = mark
+    run["features"]["modalities"] = {mark: {**run["features"]["modalities"]["text"], "encoder": mark, "note": mark}}
+    run["floors"][mark] = run["baselines"][mark] = metrics(0.01)
+    run["seconds"] = {mark: 1.0}
+    run["config"][mark] = mark
+    run["privacy"]["plan"].append({"type": mark, mark: mark})
+    run["rounds"][1]["rejected"] = {mark: 2}
+    run["version"] = dict.fromkeys(run["version"], mark)
+    html, found = page(run, tmp_path)
+    assert mark not in html
+    assert "b" not in {tag for tag, _ in found.tags}
+    assert found.words.count("boo") >= 20
+
+
+def test_ids_of_figures_do_not_collide(tmp_path: Path) -> None:
+    _, found = page(made_up_run(partners=40), tmp_path)
+    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    groups = {name.split("-")[0] for name in ids if name}
+    assert groups == {"f0", "f1", "f2", "f3"}
+    used = [attributes["xlink:href"] for tag, attributes in found.tags if tag == "use"]
+    assert {str(name)[1:] for name in used} <= set(ids)
+
+
+def test_equal_records_give_equal_bytes(tmp_path: Path) -> None:
+    first, _ = page(made_up_run(), tmp_path / "a")
+    second, _ = page(made_up_run(), tmp_path / "b")
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "kind", "words"),
+    [
+        (0.001, 0.002, "helps", "It was worth it."),
+        (-0.002, -0.001, "hurts", "It was not worth it."),
+        (-0.001, 0.002, "unclear", "No measurable difference."),
+        (0.0, 0.002, "unclear", "No measurable difference."),
+    ],
+)
+def test_the_verdict_follows_the_interval(low: float, high: float, kind: str, words: str, tmp_path: Path) -> None:
+    run = made_up_run()
+    run["verdict"] |= {"difference": (low + high) / 2, "low": low, "high": high}
+    assert verdict_kind(parse_run(run)) == kind
+    _, found = page(run, tmp_path)
+    assert words in found.words
+
+
+def test_the_first_sentence_names_price_result_floor_and_ceiling() -> None:
+    sentence = result_sentence(parse_run(made_up_run()))
+    for part in ("ε 7.98", "δ 1e-5", "0.0832 ± 0.0011", "Free content + popularity prior", "0.0791", "EASE", "0.1125"):
+        assert part in sentence
+    assert result_sentence(parse_run(made_up_run(private=False))).startswith("Without differential privacy")
+
+
+def test_the_guarantee_says_what_it_does_not_cover(tmp_path: Path) -> None:
+    _, private = page(made_up_run(), tmp_path / "a")
+    for part in (
+        "It does not cover",
+        "prices add up",
+        "knows the seed",
+        "15.31",
+        "1 noised sum over all people and 12",
+    ):
+        assert part in private.words
+    run = made_up_run()
+    run["privacy"]["noise_source"] = SYSTEM_SOURCE
+    assert "knows the seed" not in page(run, tmp_path / "c")[1].words
+    _, bare = page(made_up_run(private=False), tmp_path / "b")
+    assert "gives no differential privacy" in bare.words
+    assert "It covers" not in bare.words
+
+
+def test_worst_partner_data_facts_cost_and_way_back_are_on_the_page(tmp_path: Path) -> None:
+    run = made_up_run()
+    _, found = page(run, tmp_path)
+    assert "Worst partner: France at ndcg@10 0.0500" in found.words
+    for part in ("duplicate: 1,304", "random weights made by configuration", "(90 %)", "812.3 kB", "norm 1"):
+        assert part in found.words
+    for part in (run["command"], "Opacus 1.6.0", "Seed 7", "training.sample_rate 0.2"):
+        assert part in found.words
+
+
+def test_all_systems_are_listed_best_first_with_their_distance_from_chance() -> None:
+    rows = systems(parse_run(made_up_run()))
+    values = [row.metrics.ndcg_at_10 for row in rows]
+    assert values == sorted(values, reverse=True)
+    assert (rows[0].label, rows[-1].label, len(rows)) == ("EASE", "Chance", 8)
+    assert rows[0].times_chance == pytest.approx(0.1125 / 0.0042)
+
+
+def test_a_record_survives_the_file_and_its_bytes_do_not_depend_on_key_order(tmp_path: Path) -> None:
+    run = made_up_run()
+    record = parse_run(run)
+    path = write_run(record, tmp_path / "a")
+    assert read_run(path) == read_run(tmp_path / "a") == record
+    assert as_json(record) == json.loads(path.read_text(encoding="utf-8")) == run
+    turned = parse_run(dict(reversed(run.items())) | {"floors": dict(reversed(run["floors"].items()))})
+    assert write_run(turned, tmp_path / "b").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("schema",), 2, "schema 2"),
+        (("surprise",), 1, "surprise"),
+        (("metrics", "ndcg_at_10"), 1.5, "metrics.ndcg_at_10"),
+        (("metrics", "ndcg_at_10"), float("nan"), "not JSON"),
+        (("metrics", "ndcg_at_10"), "0.1", "valid number"),
+        (("partners", 0, "users"), -1, "partners.0.users"),
+        (("verdict", "best_floor"), "magic", "magic"),
+        (("verdict", "low"), 1.0, "upside down"),
+        (("floor_standard_errors", "magic"), metrics(0.1), "magic"),
+    ],
+)
+def test_a_record_that_is_not_of_the_schema_is_refused_with_the_place(
+    place: tuple[Any, ...], value: Any, message: str
+) -> None:
+    run = copy.deepcopy(made_up_run())
+    target: Any = run
+    for key in place[:-1]:
+        target = target[key]
+    target[place[-1]] = value
+    with pytest.raises(DataError, match=message):
+        parse_run(run)
+
+
+def test_a_file_that_is_no_record_is_refused(tmp_path: Path) -> None:
+    for content in (b"", b"[]", b"\xff\xfe", b"{}"):
+        (tmp_path / "run.json").write_bytes(content)
+        with pytest.raises(DataError, match=r"run\.json"):
+            read_run(tmp_path)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_run(tmp_path / "absent.json")
+
+
+def test_numbers_read_the_same_everywhere() -> None:
+    assert [human_bytes(n) for n in (0, 999, 16_400, 2_500_000, 10**13)] == [
+        "0 B",
+        "999 B",
+        "16.4 kB",
+        "2.5 MB",
+        "10.0 TB",
+    ]
+    assert [human_seconds(s) for s in (0.042, 12.34, 59.96, 245, 7380)] == [
+        "0.04 s",
+        "12.3 s",
+        "1 min 00 s",
+        "4 min 05 s",
+        "2 h 03 min",
+    ]
+    assert [plain_delta(d) for d in (1e-5, 1.25e-6, 0.01, 0.0001, None)] == ["1e-5", "1.25e-6", "0.01", "1e-4", "none"]
+    assert [signed(value) for value in (0.1, -0.1, None)] == ["+0.1000", "\u22120.1000", "\u2013"]
+    assert delta_in_words(1e-5) == " (1 in 100,000)"
+
+
+def test_the_description_of_the_file_names_every_field(repository: Path) -> None:
+    text = (repository / "docs" / "run-json.md").read_text(encoding="utf-8")
+    classes = [RunRecord]
+    for kind in classes:
+        for name, field in kind.model_fields.items():
+            assert f"`{field.alias or name}`" in text, f"{kind.__name__}.{name}"
+            inner = [part for part in (field.annotation, *get_args(field.annotation)) if isinstance(part, type)]
+            classes += [part for part in inner if issubclass(part, BaseModel) and part not in classes]
+    assert len(classes) >= 9
