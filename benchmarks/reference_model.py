@@ -1,8 +1,8 @@
 """The model on which the price of privacy is measured: fusion of four modalities, then attention over the history.
 
-1.75 million weights: text 384, image 512, audio 128 and video 128 are projected to 256, fused by two layers over the four
-tokens of each item, pooled, and followed by causal attention over a user's items and two heads (click, conversion). All
-linear layers see [users, tokens, width]: only operations without weights may reshape the users away.
+1.75 million weights: text 384, image 512, audio 128 and video 128 are projected to 256, fused by two layers over the
+four tokens of each item, pooled, and followed by causal attention over a user's items and two heads (click,
+conversion). All linear layers see [users, tokens, width]: only operations without weights may reshape the users away.
 
 Shapes: B users, K items per user, M = 4 modalities, d = 256.
 """
@@ -64,7 +64,8 @@ class AttentionLayer(nn.Module):
         packed = self.qkv(self.norm(x_BTd)).reshape(-1, group, 3, HEADS, WIDTH // HEADS)
         query, key, value = packed.permute(2, 0, 3, 1, 4)
         mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
-        return x_BTd + self.out(mixed.transpose(1, 2).reshape(users, tokens, WIDTH))
+        update_BTd: Tensor = self.out(mixed.transpose(1, 2).reshape(users, tokens, WIDTH))
+        return x_BTd + update_BTd
 
 
 class FusionLayer(nn.Module):
@@ -80,7 +81,8 @@ class FusionLayer(nn.Module):
     def forward(self, x_BTd: Tensor, allowed: Tensor) -> Tensor:
         """Fuse."""
         x_BTd = self.attention(x_BTd, MODALITIES, allowed)
-        return x_BTd + self.down(nn.functional.gelu(self.up(self.norm(x_BTd))))
+        update_BTd: Tensor = self.down(nn.functional.gelu(self.up(self.norm(x_BTd))))
+        return x_BTd + update_BTd
 
 
 class Head(nn.Module):
@@ -113,7 +115,7 @@ class ReferenceModel(nn.Module):
     def forward(self, batch: Clicks) -> tuple[Tensor, Tensor]:
         """Click and conversion logits, each [B, K]."""
         users, items, _ = batch.features_BKF.shape
-        parts = batch.features_BKF.split(list(FEATURES.values()), dim=-1)
+        parts = torch.split(batch.features_BKF, list(FEATURES.values()), dim=-1)
         tokens = torch.stack([project(part) for project, part in zip(self.projectors, parts, strict=True)], dim=2)
         x_BTd = self.token_bias(tokens).reshape(users, items * MODALITIES, WIDTH)
         present = batch.present_BKM.reshape(users * items, 1, 1, MODALITIES)

@@ -83,8 +83,8 @@ class ModelConfig(Strict):
     hidden: Width = 32
     trained_dims: Width = 64
     modality_weights: dict[Modality, float] = {"text": 1.0, "image": 0.5, "audio": 0.5, "video": 0.5}
-    popularity_weight: NonNegative = 0.4
-    temperature: Positive = 6.0
+    popularity_weight: NonNegative = 0.1
+    temperature: Positive = 10.0
 
 
 class TrainingConfig(Strict):

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
+from pydantic import JsonValue
 from safetensors.numpy import load
 
 from client.pricing import price
@@ -276,7 +277,7 @@ def _privacy(outcome: Outcome) -> PrivacyRecord:
         epsilon=spent,
         epsilon_replace_one=_exact(events, delta, "replace_one") if outcome.private else None,
         mu_gdp=gaussian_mu(spent, delta) if spent else None,
-        plan=[dict(to_record(event)) for event in plan_events(config)],
+        plan=[cast("dict[str, JsonValue]", to_record(event)) for event in plan_events(config)],
         noise_source=outcome.sites[0].noise("report").source if outcome.private else "none",
         note=SEEDED if outcome.private else UNPROTECTED,
     )

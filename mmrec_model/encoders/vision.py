@@ -7,7 +7,7 @@
 
 The configured network pools mean and spread of stem and first stage. On drawn pictures (6 colours, 4 shapes, 4
 textures) that found all three right among the five nearest pictures 20 times as often as chance (22 % against 1 %),
-the full depth 8 times (9 %): random depth forgets. Shapes: B pictures, C channels, H x W pixels, D width.
+the last stage 8 times (9 %): random depth forgets. Shapes: B pictures, C channels, H x W pixels, D width.
 """
 
 from __future__ import annotations

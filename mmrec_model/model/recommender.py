@@ -67,11 +67,10 @@ class MultimodalRecommender(nn.Module):
         fused_BLH: Tensor = self.fusion(items)
         users_BTH = self.tower(fused_BLH[:, :places], visible_BTK)
         scored, vectors = (items, fused_BLH) if candidates is None else (candidates, self.fusion(candidates))
-        terms_BTLS = self._terms(content_profiles(history, visible_BTK), scored)
-        free = (terms_BTLS * self.public_weights).sum(-1)
+        terms_BTLS = self.public_weights * self._terms(content_profiles(history, visible_BTK), scored)
         residual: Tensor = self.interaction(users_BTH) @ vectors.transpose(-1, -2)
         bias: Tensor = self.item_bias(vectors).transpose(-1, -2)
-        return free + self._signal(terms_BTLS) + residual + bias
+        return terms_BTLS.sum(-1) + self._signal(terms_BTLS) + residual + bias
 
     def _terms(self, profiles: Mapping[str, Tensor], scored: Items) -> Tensor:
         similarities = [profiles[name] @ rows.transpose(-1, -2) for name, rows in scored.vectors.items()]

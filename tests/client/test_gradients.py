@@ -178,7 +178,7 @@ def brute_force(model, user_loss, batch, max_grad_norm) -> tuple[list[Tensor], T
         norms.append(math.sqrt(sum(float(g.square().sum()) for g in found if g is not None)))
         for total, gradient in zip(sums, found, strict=True):
             if gradient is not None:
-                total += gradient * min(1.0, max_grad_norm / norms[-1])
+                total.add_(gradient * min(1.0, max_grad_norm / norms[-1]))
     return sums, torch.tensor(norms)
 
 
@@ -231,7 +231,7 @@ def test_padding_a_ragged_user_does_not_change_the_gradient(way: str) -> None:
     for user, length in enumerate(lengths.tolist()):
         one = (x[user : user + 1, :length], y[user : user + 1, :length], mask[user : user + 1, :length])
         for total, part in zip(expected, brute_force(model, loss, one, 0.5)[0], strict=True):
-            total += part
+            total.add_(part)
     assert_close(gradients_by_name(way).clipped_sum(model, loss, (x, y, mask), 0.5).sums, expected)
 
 

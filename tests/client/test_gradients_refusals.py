@@ -72,6 +72,12 @@ def compiled(layer: nn.Module) -> nn.Module:
     return layer
 
 
+def shared_storage() -> nn.Module:
+    model = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+    model[1].weight.data = model[0].weight.data
+    return model
+
+
 STRUCTURES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "batch norm": (lambda: beside_linear(nn.BatchNorm1d(4)), "'odd'.*mixes the users"),
     "batch norm without weights": (lambda: beside_linear(nn.BatchNorm1d(4, affine=False)), "mixes the users"),
@@ -83,7 +89,7 @@ STRUCTURES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "data parallel": (lambda: nn.DataParallel(nn.Linear(4, 4)), "splits the batch"),
     "tied weights": (Tied, "'table.weight' and 'out.weight'"),
-    "shared storage": (lambda: shared_storage(), "tied weight"),
+    "shared storage": (shared_storage, "tied weight"),
     "padding_idx": (lambda: beside_linear(nn.Embedding(6, 4, padding_idx=0)), "padding_idx=0"),
     "scale_grad_by_freq": (lambda: beside_linear(nn.Embedding(6, 4, scale_grad_by_freq=True)), "counts over the whole"),
     "max_norm": (lambda: beside_linear(without_gradient(nn.Embedding(6, 4, max_norm=1.0))), "max_norm"),
@@ -113,12 +119,6 @@ STRUCTURES: dict[str, tuple[Callable[[], nn.Module], str]] = {
 def old_weight_norm() -> nn.Module:
     with pytest.warns(FutureWarning):
         return nn.utils.weight_norm(nn.Linear(4, 4))
-
-
-def shared_storage() -> nn.Module:
-    model = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
-    model[1].weight.data = model[0].weight.data
-    return model
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
@@ -207,7 +207,7 @@ def test_a_loss_that_is_not_one_number_per_user_is_refused(way: str, reduce: Cal
 
 @pytest.mark.parametrize("way", ["hooks", "ghost"])
 def test_an_output_without_a_backward_pass_is_refused_by_opacus_ways(way: str) -> None:
-    with pytest.raises(PrivacyError, match="more forward than backward|ran twice"):
+    with pytest.raises(PrivacyError, match=r"more forward than backward|ran twice"):
         gradients_by_name(way).clipped_sum(Uses(unused_output), loss_of, torch.randn(5, 3, 4), 1.0)
 
 

@@ -59,7 +59,9 @@ class Broken:
 
     def clipped_sum(self, model, user_loss, batch, max_grad_norm) -> ClippedSum:
         users = [
-            torch.autograd.grad(user_loss(model, select_users(batch, torch.tensor([u]))).sum(), list(model.parameters()))
+            torch.autograd.grad(
+                user_loss(model, select_users(batch, torch.tensor([u]))).sum(), list(model.parameters())
+            )
             for u in range(count_users(batch))
         ]
         return ClippedSum(self.combine([list(g) for g in users], max_grad_norm), torch.zeros(len(users)))
@@ -131,7 +133,7 @@ VIOLATIONS: dict[str, tuple[Step, Callable[[], tuple[Tensor, Tensor]], float]] =
     "clip per layer charged as flat": (broken(clipped_per_layer), made_up_users, 1.41),
     "five records of one user": (per_record, made_up_users, 3.0),
     "centring over users": (real(user_loss=centred_loss), made_up_users, 1.5),
-    "divisor from the number of users": (divided_by_count, made_up_users, 1.01),
+    "divisor from the number of users": (divided_by_count, made_up_users, 1.1),
     "a user with NaN": (broken(clipped_without_dropping), poisoned, math.nan),
 }
 
@@ -139,7 +141,7 @@ VIOLATIONS: dict[str, tuple[Step, Callable[[], tuple[Tensor, Tensor]], float]] =
 @pytest.mark.parametrize("name", VIOLATIONS)
 def test_the_replay_catches(name: str) -> None:
     step, users, at_least = VIOLATIONS[name]
-    report = replay_neighbours(step, users(), 1.0, users=(HUGE, 0))
+    report = replay_neighbours(step, users(), 1.0, users=(HUGE, 0, 23))
     assert not report.holds
     assert "VIOLATED" in str(report)
     assert math.isnan(report.measured) if math.isnan(at_least) else report.measured >= at_least
@@ -184,5 +186,5 @@ def test_losses_and_layers_that_mix_users_are_refused_on_made_up_users(way: str)
     few = select_users(made_up_users(), torch.arange(ITEMS))
     refuse_mixed_users(made_up_model(), loss, few, gradients)
     for model, user_loss in ((made_up_model(), centred_loss), (made_up_model(), masked_mean), (Positions(), loss)):
-        with pytest.raises(PrivacyError, match="among others|dim 0 must be"):
+        with pytest.raises(PrivacyError, match=r"among others|dim 0 must be"):
             refuse_mixed_users(model, user_loss, few, gradients)

@@ -41,10 +41,13 @@ def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 def setting(users: int = 6) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), (torch.randn(users, 3, 4), torch.randn(users, 3, 2))
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), (
+        torch.randn(users, 3, 4),
+        torch.randn(users, 3, 2),
+    )
 
 
-def take_step(model: nn.Module, batches, plan=SILENT, noise=None, way="bookkeeping", optimizer=None) -> StepFacts:
+def take_step(model: nn.Module, batches, plan=SILENT, noise=None, *, way="bookkeeping", optimizer=None) -> StepFacts:
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = optimizer or torch.optim.SGD(trained, lr=1.0)
     return private_step(model, optimizer, batches, loss, plan, noise or Recorded(), gradients_by_name(way))

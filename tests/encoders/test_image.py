@@ -66,10 +66,11 @@ def test_what_is_not_a_picture_is_missing_and_its_neighbours_are_not(embedded: I
         "vector.eps": b"%!PS-Adobe-3.0 EPSF-3.0",
     }.items():
         (tmp_path / name).write_bytes(content)
-    names = ["empty.png", "good.png", "text.jpg", "absent.png", "vector.eps", "truncated.png", "good.png"]
+    Image.open(good).save(tmp_path / "format.ppm")
+    names = ["empty.png", "good.png", "text.jpg", "absent.png", "vector.eps", "format.ppm", "truncated.png", "good.png"]
     vectors, ok = embedded.encode([tmp_path / name for name in names])
     assert ok.tolist() == [name == "good.png" for name in names]
-    np.testing.assert_allclose(vectors[1], vectors[6], atol=1e-6)
+    np.testing.assert_allclose(vectors[1], vectors[7], atol=1e-6)
     assert not vectors[~ok].any()
 
 

@@ -152,6 +152,21 @@ def test_progress_names_the_modality_and_ends_at_all_inputs(build: Build) -> Non
     assert [step for step in told if step[1] == step[2]] == [("text", 6, 6), ("image", 6, 6), ("audio", 1, 1)]
 
 
+def test_items_without_a_modality_do_not_move_its_statistics(build: Build, shelf: object) -> None:
+    first = build()
+    more = replace(
+        shelf,
+        item_ids=(*shelf.item_ids, "bare1", "bare2"),
+        titles=(*shelf.titles, "", ""),
+        texts=(*shelf.texts, "", ""),
+        media={name: (*paths, None, None) for name, paths in shelf.media.items()},
+    )
+    second = build(catalogue=more)
+    for modality in first.modalities:
+        assert second.vectors[modality][:8].tobytes() == first.vectors[modality].tobytes()
+    assert second.manifest["without_features"] == 3
+
+
 def test_a_catalogue_without_anything_to_encode_is_refused(build: Build, shelf: object) -> None:
     bare = replace(shelf, titles=("",) * 8, texts=(" ",) * 8, media={})
     with pytest.raises(FeatureError, match="none of the 8 items"):
