@@ -1,12 +1,12 @@
 """What privacy costs: CPU time and peak memory of a private step over those of a plain SGD step.
 
-`python -m benchmarks.private_step --json` prints one JSON object on its last line. CPU time: all modes interleaved in one
-process on one thread, median of the ratios to the plain step of the same round. Memory: one subprocess per mode, the
-largest resident set during two steps above what was resident before them.
+`python -m benchmarks.private_step --json` prints one JSON object on its last line. CPU time: all modes interleaved in
+one process on one thread, median of the ratios to the plain step of the same round. Memory: one subprocess per mode,
+the largest resident set during two steps above what was resident before them.
 
-Modes: `plain` takes the whole batch at once, `plain_micro` accumulates micro-batches; `bookkeeping`, `ghost` and `hooks`
-are this project's private step in micro-batches, noise from ChaCha20 included; `opacus_hooks` and `opacus_ghost` are
-Opacus as it comes, whole batch, its own noise.
+Modes: `plain` takes the whole batch at once, `plain_micro` accumulates micro-batches; `bookkeeping`, `ghost` and
+`hooks` are this project's private step in micro-batches, noise from ChaCha20 included; `opacus_hooks` and
+`opacus_ghost` are Opacus as it comes, whole batch, its own noise.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _runner(mode: str, model: ReferenceModel, batch: Clicks, micro_batch: int) -
     def plain() -> None:
         optimizer.zero_grad()
         for part in batches:
-            (user_loss(model, part).sum() / users).backward()
+            torch.autograd.backward(user_loss(model, part).sum() / users)
         optimizer.step()
 
     if mode not in WAYS:

@@ -65,7 +65,7 @@ def stock_opacus_step(
         if mode == "hooks":
             loss_B.mean().backward()
         else:
-            DPTensorFastGradientClipping(wrapped, optimizer, loss_B).backward()
+            DPTensorFastGradientClipping(wrapped, optimizer, loss_B).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step
