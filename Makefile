@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 simulate: $(STAMP) ## Run a federation on the embedded data set and name the report
-	"$(BIN)/mmrec" simulate --out "$(OUT)" $(ARGS)
+	"$(BIN)/mmrec" simulate --out "$(OUT)" --overwrite $(ARGS)
 	@echo "Report: $(abspath $(OUT))/report.html"
 
 test: lint ## Lint, then all tests that are neither slow nor need a GPU

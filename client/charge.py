@@ -40,6 +40,7 @@ class Charge:
         event: what it will cost.
         sensitivity: L2 bound of one user's contribution; None without noise.
         model_digest: the global state it starts from; None before training.
+        server_nonce: the coordinator's nonce for this message; None from a coordinator that is not pinned.
     """
 
     run_id: str
@@ -48,6 +49,7 @@ class Charge:
     event: PrivacyEvent
     sensitivity: float | None
     model_digest: str | None
+    server_nonce: str | None
 
 
 def charge_of(config: RunConfig, kind: Kind, request: Request) -> Charge:
@@ -64,6 +66,7 @@ def charge_of(config: RunConfig, kind: Kind, request: Request) -> Charge:
         event=event,
         sensitivity=bound if private else None,
         model_digest=request.model_digest or None,
+        server_nonce=request.nonce or None,
     )
 
 

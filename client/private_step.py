@@ -29,6 +29,9 @@ from client.gradients import Batch, PerUserGradients, UserLoss, refuse_unsupport
 from client.gradients.contract import trainable_parameters, zero_sums
 from mmrec_model.errors import PrivacyError
 
+CHUNK = 1 << 16
+"""Weights that are noised at once: small enough that the float64 numbers stay in the cache."""
+
 
 class Noise(Protocol):
     """Where randomness comes from; `mmrec_model.privacy.noise.GaussianNoise` in production."""
@@ -105,9 +108,9 @@ class StepFacts:
 
     Attributes:
         mechanism: as planned.
-        noise_multiplier: standard deviation handed to the generator, divided by the clip handed to the gradients.
+        noise_multiplier: as planned.
         max_grad_norm: the clip handed to the gradients.
-        noise_standard_deviation: handed to the generator, per weight of the sum; 0 without noise.
+        noise_standard_deviation: what the generator was asked for, per weight of the sum; 0 without noise.
         noise_numbers: how many normal numbers were added.
         divisor: what the noised sum was divided by.
         sample_rate: as planned.
@@ -155,25 +158,19 @@ def private_step(  # noqa: PLR0917 - model, data, plan and chance are all needed
     """
     refuse_unsupported(model)
     _refuse_foreign_optimizer(model, optimizer)
-    totals = zero_sums(model)
-    norms = [torch.zeros(0)]
-    for batch in batches:
-        found = gradients.clipped_sum(model, user_loss, batch, plan.max_grad_norm)
-        norms.append(found.local_norms_B.float().cpu())
-        for total, part in zip(totals, found.sums, strict=True):
-            total.add_(part)
+    totals, local = _clipped_total(model, batches, user_loss, plan.max_grad_norm, gradients)
     deviation = plan.noise_multiplier * plan.max_grad_norm
-    numbers = 0
+    numbers, released = 0, list[Tensor]()
     for parameter, total in zip(trainable_parameters(model), totals, strict=True):
-        noised, drawn = _noised(total, deviation, noise)
-        numbers += drawn
-        parameter.grad = noised.div_(plan.expected_users).to(parameter.dtype)
+        released.append(torch.empty_like(total, dtype=parameter.dtype))
+        numbers += _write_noised_mean(released[-1], total, deviation, plan.expected_users, noise)
+    for parameter, gradient in zip(trainable_parameters(model), released, strict=True):
+        parameter.grad = gradient
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    local = LocalStatistics(users=sum(map(len, norms)), norms_B=torch.cat(norms))
     return StepFacts(
         mechanism=plan.mechanism,
-        noise_multiplier=deviation / plan.max_grad_norm,
+        noise_multiplier=plan.noise_multiplier,
         max_grad_norm=plan.max_grad_norm,
         noise_standard_deviation=deviation,
         noise_numbers=numbers,
@@ -186,17 +183,42 @@ def private_step(  # noqa: PLR0917 - model, data, plan and chance are all needed
     )
 
 
-def _noised(total: Tensor, deviation: float, noise: Noise) -> tuple[Tensor, int]:
-    """The sum plus noise in float64, and how many numbers were drawn; rounded once, when it becomes a gradient."""
-    if deviation == 0.0:
-        return total.double(), 0
-    drawn = noise.draw(total.numel(), deviation)
-    if drawn.dtype != np.float64 or drawn.shape != (total.numel(),):
-        raise PrivacyError(
-            f"the noise source returned {drawn.dtype} of shape {drawn.shape}, needed is float64 of ({total.numel()},)",
-            remedy="Use mmrec_model.privacy.noise.GaussianNoise",
-        )
-    return torch.from_numpy(drawn).to(total.device).view(total.shape).add_(total), len(drawn)
+def _clipped_total(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    user_loss: UserLoss,
+    max_grad_norm: float,
+    gradients: PerUserGradients,
+) -> tuple[list[Tensor], LocalStatistics]:
+    totals, norms = zero_sums(model), [torch.zeros(0)]
+    for batch in batches:
+        found = gradients.clipped_sum(model, user_loss, batch, max_grad_norm)
+        norms.append(found.local_norms_B.float().cpu())
+        for total, part in zip(totals, found.sums, strict=True):
+            total.add_(part)
+    return totals, LocalStatistics(users=sum(map(len, norms)), norms_B=torch.cat(norms))
+
+
+def _write_noised_mean(gradient: Tensor, total: Tensor, deviation: float, divisor: float, noise: Noise) -> int:
+    """Write (sum + noise) / divisor, in float64 and rounded once; returns how many normal numbers went into it."""
+    written = 0
+    for out, part in zip(_chunks(gradient), _chunks(total), strict=True):
+        if deviation == 0.0:
+            out.copy_(part.double().div_(divisor))
+            continue
+        drawn = noise.draw(len(part), deviation)
+        if drawn.dtype != np.float64 or drawn.shape != (len(part),):
+            raise PrivacyError(
+                f"the noise source returned {drawn.dtype} of shape {drawn.shape}, needed is float64 of ({len(part)},)",
+                remedy="Use mmrec_model.privacy.noise.GaussianNoise",
+            )
+        out.copy_(torch.from_numpy(drawn).to(part.device).add_(part).div_(divisor))
+        written += len(part)
+    return written
+
+
+def _chunks(tensor: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(tensor.view(-1), CHUNK)
 
 
 def _refuse_foreign_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

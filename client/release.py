@@ -1,12 +1,14 @@
 """The single exit: everything a partner sends is made here, and has been charged before it is made.
 
-For each priced message: admit -> plan on the ledger -> reserve (on disk) -> compute -> keep -> commit -> send.
+For each priced message: admit -> plan on the ledger -> receipt of the coordinator for the last head -> reserve (on
+disk) -> compute -> keep -> commit -> send with the new head, signed.
 A crash between any two of these can lose work, never budget: a reserve is not refunded, and a reply that was computed
 is found again and sent as it was. What leaves is the `Reply` fields and the arrays below, nothing else:
 
-    DESCRIBE    name, public number of users, digest of the ledger's head                   price 0
+    DESCRIBE    name, public number of users                                                price 0
     POPULARITY  noised item counts                                                          one Gaussian release
-    TRAIN       change of the trained weights after noised, clipped steps                   sampled Gaussian steps
+    TRAIN       change of the trained weights after noised, clipped steps; witness block    sampled Gaussian steps
+    these three the signed head of the ledger and the proof that it only grew               price 0
     any kind    a refusal: a policy code and a text without private values                  price 0
 """
 
@@ -16,20 +18,22 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from client import outbox
+from client import outbox, witness
 from client.charge import Charge, approve_plan, charge_of, committed_event, find_reserve
+from client.coordinator import Shown, confirm, show
 from client.outbox import Finished
 from client.policy import Release, check_release, check_run
 from client.popularity import count_items
 from client.site import Site
 from client.training import train_round
 from mmrec_model.config import RunConfig, parse_config
-from mmrec_model.errors import BudgetExhausted, MmrecError, PolicyRefusal, ProtocolError
+from mmrec_model.errors import BudgetExhausted, LedgerError, MmrecError, PolicyRefusal, ProtocolError
 from mmrec_model.model.recommender import build_model
 from mmrec_model.privacy.events import to_record
+from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.privacy.ledger import Ledger
 from mmrec_model.privacy.records import Record
-from mmrec_model.protocol import Arrays, Kind, Reply, Request, arrays_digest
+from mmrec_model.protocol import WITNESS, Arrays, Kind, Reply, Request, arrays_digest
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +66,10 @@ def answer(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answer:
         logger.warning("site %s refuses %s of run %s: %s", site.config.name, kind, request.run_id, error)
         code, text = _refusal(error)
         return Answer(_reply(site, kind, request, refusal=code, refusal_text=text))
+    except Exception:
+        # Flower would send the words of the exception, which may hold data or paths, to the coordinator.
+        logger.exception("site %s fails at %s of run %s", site.config.name, kind, request.run_id)
+        return Answer(_reply(site, kind, request, refusal="site", refusal_text=_UNEXPECTED))
 
 
 def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answer:
@@ -75,11 +83,14 @@ def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answe
         trained_weights=sum(weight.numel() for weight in build_model(config).trainable_state().values()),
     )
     with site.open_ledger() as ledger:
+        challenge = confirm(ledger, kind, request)
+        made: Arrays = {}
         if kind is Kind.DESCRIBE:
-            return Answer(_reply(site, kind, request, ledger_head=ledger.head.hash))
-        check_release(site.policy, _NAMES[kind])
-        made = _priced(site, ledger, charge_of(config, kind, request), config, arrays)
-        return Answer(_reply(site, kind, request, ledger_head=ledger.head.hash), made)
+            approve_plan(ledger, site, config)
+        else:
+            check_release(site.policy, _NAMES[kind])
+            made = _priced(site, ledger, charge_of(config, kind, request), config, arrays)
+        return Answer(_reply(site, kind, request, show(ledger, challenge)), made)
 
 
 def _check_request(config: RunConfig, kind: Kind, request: Request, arrays: Arrays) -> None:
@@ -98,6 +109,11 @@ def _priced(site: Site, ledger: Ledger, charge: Charge, config: RunConfig, state
     reserve = find_reserve(ledger, charge)
     finished = outbox.find(site.outbox, reserve.hash) if reserve is not None else None
     if reserve is None or finished is None:
+        if reserve is not None:
+            logger.warning(
+                "site %s: attempt %d of round %d of run %s ended before its reply was kept; it stays spent",
+                site.config.name, reserve.whole("attempt"), charge.round, charge.run_id,
+            )  # fmt: skip
         reserve = ledger.reserve(
             run_id=charge.run_id,
             round_number=charge.round,
@@ -105,6 +121,7 @@ def _priced(site: Site, ledger: Ledger, charge: Charge, config: RunConfig, state
             mechanism=to_record(charge.event),
             sensitivity=charge.sensitivity,
             model_digest=charge.model_digest,
+            server_nonce=charge.server_nonce,
         )
         with site.diary(charge.run_id, charge.round, _NAMES[charge.kind]):
             finished = _MAKERS[charge.kind](site, reserve, config, state)
@@ -117,8 +134,21 @@ def _priced(site: Site, ledger: Ledger, charge: Charge, config: RunConfig, state
             sensitivity=charge.sensitivity,
             steps_done=finished.steps,
             rng=finished.rng,
+            witness=witness.check(site.witness, config, finished.arrays, users=site.config.users),
         )
+        witness.remember(site.witness, finished.arrays)
+    _require_committed(ledger, reserve, finished)
     return finished.arrays
+
+
+def _require_committed(ledger: Ledger, reserve: Record, finished: Finished) -> None:
+    """Nothing leaves that is not, byte for byte, what the ledger's commit names."""
+    commit = next(record for record in reversed(ledger.records) if record.body.get("reserve") == reserve.hash)
+    if commit.text("update_digest") != arrays_digest(finished.arrays):
+        raise LedgerError(
+            f"the stored reply of round {reserve.whole('round')} is not the one that was committed",
+            remedy="The file in the outbox was changed; delete it: its cost stays spent",
+        )
 
 
 def _make_popularity(site: Site, reserve: Record, config: RunConfig, _state: Arrays) -> Finished:
@@ -133,13 +163,28 @@ def _make_update(site: Site, reserve: Record, config: RunConfig, state: Arrays) 
     noise = site.noise(f"train/{place}")
     trained = train_round(config, site.items, site.dataset.train, state, users=site.config.users, noise=noise)
     event = committed_event(config, noise_multiplier=trained.noise_multiplier, steps=trained.steps)
-    return Finished(trained.update, event, trained.steps, _rng(config, noise.source))
+    arrays = dict(trained.update)
+    if trained.witness.size:
+        arrays[WITNESS] = trained.witness
+    # Noise that is not right is not even kept: the next request is a new attempt.
+    witness.check(site.witness, config, arrays, users=site.config.users)
+    return Finished(arrays, event, trained.steps, _rng(config, noise.source))
 
 
 _MAKERS: dict[Kind, Callable[[Site, Record, RunConfig, Arrays], Finished]] = {
     Kind.POPULARITY: _make_popularity,
     Kind.TRAIN: _make_update,
 }
+
+
+_UNEXPECTED = "an unexpected error; the partner's own log has the details"
+_LEDGER_WORDS: dict[FaultCode, str] = {
+    FaultCode.SIGNATURE: "the request is not signed by the coordinator that this ledger names",
+    FaultCode.NONCE: "the request is a replay, or is not meant for this partner",
+    FaultCode.ROLLBACK: "the ledger is shorter than a head that was shown before",
+    FaultCode.FORK: "the ledger is not the one whose head was shown before",
+}
+"""What the coordinator learns of a fault of the ledger; the partner's own log has the numbers."""
 
 
 def _rng(config: RunConfig, source: str) -> str:
@@ -149,7 +194,13 @@ def _rng(config: RunConfig, source: str) -> str:
 
 
 def _reply(
-    site: Site, kind: Kind, request: Request, *, ledger_head: str = "", refusal: str = "", refusal_text: str = ""
+    site: Site,
+    kind: Kind,
+    request: Request,
+    shown: Shown | None = None,
+    *,
+    refusal: str = "",
+    refusal_text: str = "",
 ) -> Reply:
     return Reply(
         partner=site.config.name,
@@ -158,7 +209,9 @@ def _reply(
         kind=str(kind),
         model_digest=request.model_digest,
         users=site.config.users,
-        ledger_head=ledger_head,
+        ledger_head=shown.ledger_head if shown else "",
+        head=shown.head if shown else "",
+        growth=shown.growth if shown else "",
         refusal=refusal,
         refusal_text=refusal_text,
     )
@@ -172,4 +225,6 @@ def _refusal(error: MmrecError) -> tuple[str, str]:
         return "budget", "the epsilon budget of this data set does not cover the request"
     if isinstance(error, ProtocolError):
         return "protocol", str(error)
+    if isinstance(error, LedgerFault) and error.code in _LEDGER_WORDS:
+        return str(error.code), _LEDGER_WORDS[error.code]
     return "site", f"{type(error).__name__}; the partner's own log has the details"

@@ -10,6 +10,7 @@ A site is a folder:
     ledger.jsonl   what was spent (`mmrec_model.privacy.ledger`)
     diary.jsonl    what this site did and how long it took; for the partner's own eyes
     outbox/        finished replies until their run ends (`client.outbox`)
+    witness.npy    the noise block of the last committed round (`client.witness`)
 
 The same folder is used by a simulated and by a real partner. The only module that knows paths.
 """
@@ -60,6 +61,8 @@ class SiteConfig(Strict):
         catalogue: folder with the shared `items` file.
         features: the feature bundle.
         users: the public number of users; fixed at enrolment, sets the divisor and the partner's weight.
+        coordinator_key: the coordinator's public key, which enrolment writes into the ledger; from then on the key that
+            the ledger names counts, and every request must be signed by it. None for a site without a coordinator.
         simulation_seed: makes noise reproducible, for simulations alone: who knows it can subtract the noise.
     """
 
@@ -68,6 +71,7 @@ class SiteConfig(Strict):
     catalogue: str
     features: str
     users: Count
+    coordinator_key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     simulation_seed: int | None = None
 
 
@@ -132,14 +136,23 @@ class Site:
         return self.root / "outbox"
 
     @property
+    def witness(self) -> Path:
+        """The last committed witness block (`client.witness`)."""
+        return self.root / "witness.npy"
+
+    @property
+    def public_key(self) -> str:
+        """What the coordinator enrols: 64 hexadecimal digits."""
+        return self._key().public.hexadecimal
+
+    @property
     def code_digest(self) -> str:
         """Digest of the installed package's source."""
         return _code_digest()
 
     def open_ledger(self) -> Ledger:
         """The ledger, locked while open; every reserve is priced against the budget it was opened with."""
-        key = SigningKey.load(self.root / "key.pem")
-        return Ledger.open(self.root / "ledger.jsonl", key, price=price_of_mechanisms)
+        return Ledger.open(self.root / "ledger.jsonl", self._key(), price=price_of_mechanisms)
 
     def noise(self, purpose: str) -> GaussianNoise:
         """Randomness for one release; from the operating system, unless this is a simulated site.
@@ -158,6 +171,9 @@ class Site:
         entry = {"run_id": run_id, "round": round_number, "kind": kind, "seconds": time.monotonic() - start}
         with (self.root / DIARY).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
+
+    def _key(self) -> SigningKey:
+        return SigningKey.load(self.root / "key.pem")
 
     def _folder(self, name: str) -> Path:
         return (self.root / name).resolve()
@@ -183,7 +199,7 @@ def enrol(root: Path, config: SiteConfig, policy: Policy) -> Site:
     write_atomically(root / "salt.bin", salt, mode=_SECRET_MODE)
     body = {
         "partner": config.name,
-        "server_key": None,
+        "server_key": config.coordinator_key,
         "governance_key": None,
         "dataset_commitment": commitment,
         "users": config.users,

@@ -1,28 +1,34 @@
 """Local training of one round: a few private steps from the global weights, and what they changed.
 
 The users of each step are a Poisson sample; every constant is the plan's. Nothing that is returned, apart from the
-noised update, depends on a user's data.
+noised update, depends on a user's data. Beside the model's weights the step trains a witness block, weights that no
+loss reads, so that what they hold at the end is noise alone (`mmrec_model.privacy.witness`). What every step really
+used is read back and compared with the plan.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from client.gradients import gradients_by_name
-from client.private_step import StepPlan, private_step
+from client.private_step import StepFacts, StepPlan, private_step
 from mmrec_model.config import RunConfig
 from mmrec_model.data.batches import draw_batch
 from mmrec_model.data.histories import Histories
-from mmrec_model.errors import ProtocolError
+from mmrec_model.errors import PrivacyError, ProtocolError
 from mmrec_model.model.items import Items
 from mmrec_model.model.loss import HistoryBatch, sampled_softmax_loss
 from mmrec_model.model.recommender import MultimodalRecommender, build_model
 from mmrec_model.privacy.noise import GaussianNoise
+from mmrec_model.privacy.witness import witness_size
 from mmrec_model.protocol import Arrays
 
 GRADIENTS = "bookkeeping"
@@ -35,13 +41,17 @@ class TrainedRound:
 
     Attributes:
         update: change of each trained array.
-        noise_multiplier: read back from the steps; the smallest one that ran.
+        noise_multiplier: of every step, read back and found to be the plan's.
         steps: steps taken.
+        max_grad_norm: of every step, read back likewise.
+        witness: float32 [K], what the steps made of the witness block; empty in a run without one.
     """
 
     update: Arrays
     noise_multiplier: float
     steps: int
+    max_grad_norm: float
+    witness: npt.NDArray[np.float32]
 
 
 def train_round(
@@ -60,6 +70,7 @@ def train_round(
     Raises:
         ProtocolError: the state has no prior of one number per item.
         ModelError: the state does not fit the model.
+        PrivacyError: a step did not use the plan's clip, noise, rate or divisor, or left weights without noise.
     """
     model, items = _global_model(config, catalogue, state)
     before = {name: weight.clone() for name, weight in model.trainable_state().items()}
@@ -71,15 +82,69 @@ def train_round(
         sample_rate=training.sample_rate,
         mechanism=privacy.mechanism,
     )
-    optimizer = torch.optim.SGD(model.parameters(), lr=training.learning_rate)
+    witnessed = Witnessed(model, witness_size(config))
+    optimizer = torch.optim.SGD(witnessed.parameters(), lr=training.learning_rate)
     loss = partial(_loss, catalogue=items)
     facts = []
     for _ in range(training.local_steps):
         batches = _sample(config, histories, noise)
-        facts.append(private_step(model, optimizer, batches, loss, plan, noise, gradients_by_name(GRADIENTS)))
+        metered = Metered(noise)
+        facts.append(private_step(witnessed, optimizer, batches, loss, plan, metered, gradients_by_name(GRADIENTS)))
+        _require_planned(facts[-1], metered.drawn, plan, weights=sum(map(torch.numel, witnessed.parameters())))
     after = model.trainable_state()
     update = {name: (after[name] - before[name]).numpy().astype(np.float32) for name in sorted(after)}
-    return TrainedRound(update, min(fact.noise_multiplier for fact in facts), len(facts))
+    return TrainedRound(update, plan.noise_multiplier, len(facts), plan.max_grad_norm, witnessed.block())
+
+
+class Witnessed(nn.Module):
+    """A model and, beside it, `size` weights that start at 0 and that nothing reads; none if `size` is 0."""
+
+    def __init__(self, model: MultimodalRecommender, size: int) -> None:
+        super().__init__()
+        self.model = model
+        self.witness = nn.ParameterList([nn.Parameter(torch.zeros(size))] if size else [])
+
+    def block(self) -> npt.NDArray[np.float32]:
+        """What the witness weights hold."""
+        held = [weight.detach().numpy().astype(np.float32) for weight in self.witness]
+        return np.concatenate([np.empty(0, np.float32), *held])
+
+
+class Metered:
+    """A source of noise that notes what it was really asked for, whatever the step says.
+
+    Attributes:
+        source: as that of the source inside.
+        drawn: how many normal numbers were drawn, by standard deviation.
+    """
+
+    def __init__(self, inner: GaussianNoise) -> None:
+        self.source = inner.source
+        self.drawn: Counter[float] = Counter()
+        self._inner = inner
+
+    def draw(self, count: int, standard_deviation: float) -> npt.NDArray[np.float64]:
+        """As the source inside."""
+        self.drawn[standard_deviation] += count
+        return self._inner.draw(count, standard_deviation)
+
+    def poisson_sample(self, population: int, rate: float) -> npt.NDArray[np.int64]:
+        """As the source inside."""
+        return self._inner.poisson_sample(population, rate)
+
+
+def _require_planned(facts: StepFacts, drawn: Mapping[float, int], plan: StepPlan, *, weights: int) -> None:
+    """Compare what a step did with what it should have done: one number of the planned deviation per weight."""
+    deviation = plan.noise_multiplier * plan.max_grad_norm
+    planned = (plan.mechanism, plan.max_grad_norm, plan.expected_users, plan.sample_rate)
+    found = (facts.mechanism, facts.max_grad_norm, facts.divisor, facts.sample_rate)
+    expected = {deviation: weights} if deviation else {}
+    if found != planned or dict(drawn) != expected:
+        raise PrivacyError(
+            f"a step used mechanism, clip, divisor and rate {found} and drew {dict(drawn)} (numbers by deviation), "
+            f"the plan says {planned} and {expected}",
+            remedy="Release nothing; correct the training code and reserve a new attempt",
+        )
 
 
 def _global_model(config: RunConfig, catalogue: Items, state: Arrays) -> tuple[MultimodalRecommender, Items]:
@@ -111,6 +176,6 @@ def _sample(config: RunConfig, histories: Histories, noise: GaussianNoise) -> li
 
 
 def _loss(model: nn.Module, batch: HistoryBatch, *, catalogue: Items) -> Tensor:
-    if not isinstance(model, MultimodalRecommender):
-        raise TypeError(f"the loss needs a MultimodalRecommender, got {type(model).__name__}")
-    return sampled_softmax_loss(model, catalogue, batch)
+    if not isinstance(model, Witnessed):
+        raise TypeError(f"the loss needs a Witnessed model, got {type(model).__name__}")
+    return sampled_softmax_loss(model.model, catalogue, batch)

@@ -77,13 +77,15 @@ class ModelConfig(Strict):
         trained_dims: leading PCA dimensions per modality that the trained part reads.
         modality_weights: public decision-level weights of the free part; an absent modality weighs 0.
         popularity_weight: weight of the standardised log popularity prior, once released.
+        fused_scale: size of the fused part beside the diagonal one; a smaller part collects less noise.
         temperature: multiplies all scores inside the loss; rankings do not depend on it.
     """
 
-    hidden: Width = 32
+    hidden: Width = 16
     trained_dims: Width = 64
     modality_weights: dict[Modality, float] = {"text": 1.0, "image": 0.5, "audio": 0.5, "video": 0.5}
     popularity_weight: NonNegative = 0.1
+    fused_scale: Positive = 0.5
     temperature: Positive = 10.0
 
 
@@ -97,20 +99,26 @@ class TrainingConfig(Strict):
         learning_rate: of the local step on the noised mean gradient.
         server_learning_rate: of the averaged update (post-processing, free of charge).
         server_momentum: of the averaged update (post-processing, free of charge).
+        averaged_share: part of the rounds, counted from the last, whose states are averaged into the exported model
+            (post-processing; 0 exports the last state alone).
         max_history: interactions of a user that a step may see; the bound of the unit of privacy.
         negatives: catalogue items drawn per user and step.
         micro_batch: users whose activations are held in memory at once.
+        witness_coordinates: numbers of pure noise beside every update, which show that the noise is there and fresh
+            (`mmrec_model.privacy.witness`); 0 for none.
     """
 
-    rounds: Annotated[int, Field(ge=0, le=100_000)] = 40
+    rounds: Annotated[int, Field(ge=0, le=100_000)] = 60
     local_steps: Count = 1
     sample_rate: Fraction = 0.2
     learning_rate: Positive = 1.0
     server_learning_rate: Positive = 1.0
     server_momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    averaged_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     max_history: Count = 32
     negatives: Count = 64
     micro_batch: Count = 64
+    witness_coordinates: Annotated[int, Field(ge=0, le=65_536)] = 1024
 
 
 class PrivacyConfig(Strict):

@@ -7,6 +7,11 @@ listed here does not cross the wire.
     DESCRIBE    coordinator -> partner   nothing private is read; the partner answers who it is
     POPULARITY  coordinator -> partner   one priced release: noised counts of distinct users per item
     TRAIN       coordinator -> partner   one priced release per round: the noised, clipped mean update
+
+Both sides sign. A request carries the coordinator's signature over all of itself, a nonce for this partner and this
+message, and the countersignature of the last ledger head that the partner showed. A reply carries the partner's
+ledger head, signed together with that nonce, and a proof that the ledger only grew since the head the request names.
+So the two sides exchange heads in the messages that they send anyway, and no message is added for it.
 """
 
 from __future__ import annotations
@@ -15,17 +20,21 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from mmrec_model.canonical import sha256_hex
+from mmrec_model.canonical import canonical_json, sha256_hex
 from mmrec_model.errors import ProtocolError
 
 PROTOCOL_VERSION = 1
 ARRAYS = "arrays"
 FIELDS = "fields"
+WITNESS: Final = "witness"
+"""Name of the array of noise alone that an update carries; see `mmrec_model.privacy.witness`."""
+REQUEST_DOMAIN: Final = b"mmrec-request/v1\0"
+"""What the coordinator's signature over a request starts with, so that it can be shown for nothing else."""
 
 Scalar: TypeAlias = str | int | float
 Arrays: TypeAlias = dict[str, npt.NDArray[np.float32]]
@@ -48,6 +57,12 @@ class Request:
         round: 0 before training; 1, 2, ... for training rounds.
         plan: the `RunConfig` as JSON text.
         model_digest: `arrays_digest` of the global state this request carries; empty before training.
+        partner: whom it is for; empty in DESCRIBE, which asks for names.
+        nonce: to be signed with the ledger head of the reply; empty in DESCRIBE.
+        receipt: the countersignature of the last head that this partner showed, as JSON; empty before the first.
+        known: in DESCRIBE, a JSON object from the key id of every enrolled partner to [nonce, size, root]: what the
+            coordinator knows of its ledger; else empty.
+        signature: the coordinator's, over `request_statement`.
         protocol: `PROTOCOL_VERSION` of the sender.
     """
 
@@ -55,6 +70,11 @@ class Request:
     round: int
     plan: str
     model_digest: str = ""
+    partner: str = ""
+    nonce: str = ""
+    receipt: str = ""
+    known: str = ""
+    signature: str = ""
     protocol: int = PROTOCOL_VERSION
 
 
@@ -70,6 +90,8 @@ class Reply:
         model_digest: the global state the update was made on; must equal the request's.
         users: the public number of users, rounded and fixed at enrolment: sets the partner's weight.
         ledger_head: digest of the partner's last ledger record; commits it to its history.
+        head: the signed head of the partner's ledger, with the request's nonce, as JSON.
+        growth: consistency proof from the head that the request names to `head`, as a JSON list.
         refusal: policy code if the partner refuses, else empty; `refusal_text` says why without private values.
         protocol: `PROTOCOL_VERSION` of the sender.
     """
@@ -81,6 +103,8 @@ class Reply:
     model_digest: str = ""
     users: int = 0
     ledger_head: str = ""
+    head: str = ""
+    growth: str = ""
     refusal: str = ""
     refusal_text: str = ""
     protocol: int = PROTOCOL_VERSION
@@ -92,6 +116,12 @@ MessageT = TypeVar("MessageT", Request, Reply)
 def to_fields(message: Request | Reply) -> dict[str, Scalar]:
     """The flat mapping that travels."""
     return asdict(message)
+
+
+def request_statement(kind: Kind, request: Request) -> bytes:
+    """The bytes that the coordinator signs: the type of the message and every field but the signature."""
+    values = {name: value for name, value in to_fields(request).items() if name != "signature"}
+    return canonical_json({"kind": str(kind), **values})
 
 
 def from_fields(kind: type[MessageT], values: Mapping[str, object]) -> MessageT:

@@ -1,7 +1,8 @@
 """The gate that every reply passes before it can touch the global model. Pure: no transport, no file, no clock.
 
 The checks run in the order of `Reason`; the first that fails refuses the reply, drops the partner and not the round,
-and is counted. Three rules are the point of the list (what goes wrong without them is measured in
+and is counted. Those of the ledger head and of the witness block need memory; `server.sites` and `server.witness` make
+them, after these. Three rules are the point of the list (what goes wrong without them is measured in
 docs/coordinator.md):
 
 1. A value that is not finite is refused before any norm is computed: `min(1, C / nan)` clips nothing.
@@ -58,6 +59,11 @@ class Reason(StrEnum):
     WRONG_SHAPE = "wrong_shape"
     NON_FINITE = "non_finite"
     NORM = "norm"
+    BAD_SIGNATURE = "bad_signature"
+    NONCE = "nonce"
+    ROLLBACK = "rollback"
+    FORK = "fork"
+    WITNESS = "witness"
     NO_REPLY = "no_reply"
     COHORT = "cohort"
 
@@ -69,6 +75,11 @@ _REMEDIES = {
     Reason.REFUSED_BY_PARTNER: "Change the plan, or ask the partner to change its policy",
     Reason.USERS_CHANGED: "The public number of users is fixed for a run; start a new run to change it",
     Reason.NON_FINITE: "Check the partner's features and learning rate; its update was not used",
+    Reason.BAD_SIGNATURE: "Compare the partner's public key with the one it enrolled; its ledger head was not believed",
+    Reason.NONCE: "Drop it: it is late or a replay",
+    Reason.ROLLBACK: "The partner restores its whole ledger; an older copy must not be continued",
+    Reason.FORK: "Stop the partner's runs; show both signed heads to the partner and its auditor",
+    Reason.WITNESS: "The partner checks its noise: it is missing, too small or not fresh; its update was not used",
     Reason.NO_REPLY: "Check the partner's connection, or raise round_timeout",
 }
 

@@ -2,7 +2,8 @@
 
 Reads the plan; writes `run.jsonl` (what happened), `rounds/` (a snapshot after every round) and `final.safetensors`
 (the trained arrays and the popularity prior). Started again after a crash, it goes on with the round after the newest
-whole snapshot. It holds no user data and reads none.
+whole snapshot. It holds no user data and reads none. The folder also holds its key, the partners' public keys and the
+heads of their ledgers (`server.sites`).
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from flwr.serverapp import Grid, ServerApp
 from mmrec_model.config import RunConfig, parse_config
 from mmrec_model.errors import ConfigError, MmrecError, ModelError
 from mmrec_model.model.recommender import initial_state
-from mmrec_model.protocol import Arrays
+from mmrec_model.protocol import WITNESS, Arrays
 from server.checkpoint import PRIOR, CheckpointStore, Snapshot, export_state
 from server.journal import Journal, WaveFacts
 from server.messages import pack_arrays
+from server.sites import Sites
 from server.strategy import PrivateFederation, describe, online, release_popularity
 from server.waves import Enrolment, VoidWave
+from server.witness import WitnessWatch
 
 app = ServerApp()
 
@@ -46,7 +49,7 @@ def coordinate(grid: Grid, workspace: Path, initial: Callable[[RunConfig], Array
         initial: the trained arrays before round 1.
 
     Returns:
-        The last snapshot.
+        The last snapshot, with the averaged state that is exported.
 
     Raises:
         MmrecError: the run cannot go on; the reason is also the `failed` event of `run.jsonl`.
@@ -60,9 +63,11 @@ def coordinate(grid: Grid, workspace: Path, initial: Callable[[RunConfig], Array
         facts = error.facts.to_json() if isinstance(error, VoidWave) else {}
         journal.write("failed", problem=error.problem, remedy=error.remedy, **facts)
         raise
-    export_state(folder / "final.safetensors", snapshot, run_id=config.run_id, plan_digest=config.digest)
-    journal.write("finished", round=snapshot.round, model_digest=snapshot.digest)
-    return snapshot
+    store = CheckpointStore(folder / "rounds", config.digest)
+    final = store.averaged(snapshot, config.training.averaged_share)
+    export_state(folder / "final.safetensors", final, run_id=config.run_id, plan_digest=config.digest)
+    journal.write("finished", round=final.round, model_digest=final.digest)
+    return final
 
 
 def read_plan(path: Path) -> RunConfig:
@@ -80,23 +85,26 @@ def _train(
     grid: Grid, config: RunConfig, folder: Path, journal: Journal, initial: Callable[[RunConfig], Arrays]
 ) -> Snapshot:
     store = CheckpointStore(folder / "rounds", config.digest)
+    sites = Sites.open(folder)
     nodes = online(grid, minimum=config.minimum_cohort, timeout=config.round_timeout)
-    enrolment, facts = describe(grid, config, nodes)
+    enrolment, facts = describe(grid, config, nodes, sites)
     journal.write("described", users=dict(enrolment.users), **facts.to_json())
     snapshot = store.newest()
     if snapshot is None:
-        snapshot, facts = release_popularity(grid, config, enrolment, _checked(initial(config)))
+        snapshot, facts = release_popularity(grid, config, enrolment, _checked(initial(config)), sites)
         store.save(snapshot, facts.to_json())
         journal.write("popularity", model_digest=snapshot.digest, **facts.to_json())
     else:
         enrolment = _same_partners(enrolment, snapshot, config)
         journal.write("resumed", round=snapshot.round, model_digest=snapshot.digest, damaged=store.damaged)
 
+    witness = WitnessWatch(config, enrolment.users)
+
     def keep(after: Snapshot, facts: WaveFacts) -> None:
         store.save(after, facts.to_json())
-        journal.write("round", model_digest=after.digest, **facts.to_json())
+        journal.write("round", model_digest=after.digest, witness=witness.ratios, **facts.to_json())
 
-    strategy = PrivateFederation(config, enrolment, snapshot, keep)
+    strategy = PrivateFederation(config, enrolment, snapshot, sites=sites, witness=witness, on_round=keep)
     strategy.start(
         grid=grid,
         initial_arrays=pack_arrays(snapshot.travelling),
@@ -107,8 +115,10 @@ def _train(
 
 
 def _checked(state: Arrays) -> Arrays:
-    if PRIOR in state or not state:
-        raise ModelError(f"the trained arrays {sorted(state)[:5]} are empty or hold '{PRIOR}'", remedy="Rename it")
+    if {PRIOR, WITNESS} & set(state) or not state:
+        raise ModelError(
+            f"the trained arrays {sorted(state)[:5]} are empty or hold '{PRIOR}' or '{WITNESS}'", remedy="Rename it"
+        )
     return state
 
 

@@ -4,7 +4,8 @@ Three waves of messages: DESCRIBE (who is there), POPULARITY (one priced release
 
 1. every message lives as long as the wave (`ttl` = the round's timeout), so that nobody works on a round that is over;
 2. every reply, an error reply too, passes `server.admission`; no reply ends the wave;
-3. fewer admitted replies than the plan's `minimum_cohort` end the run with an error: a void round is never silent.
+3. every message is signed for its partner, and a reply counts only with a ledger that grew (`server.sites`);
+4. fewer admitted replies than the plan's `minimum_cohort` end the run with an error: a void round is never silent.
 
 The order in which replies arrive does not matter: admitted updates are summed in the order of the partners' names.
 """
@@ -15,7 +16,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -24,13 +25,16 @@ from typing_extensions import override
 
 from mmrec_model.config import RunConfig
 from mmrec_model.errors import AdmissionError
-from mmrec_model.protocol import ARRAYS, FIELDS, Arrays, Kind, Request
-from server.admission import Expected, Reason, public_counts_bound, public_norm_bound
+from mmrec_model.privacy.witness import witness_size
+from mmrec_model.protocol import ARRAYS, FIELDS, WITNESS, Arrays, Kind, Reply, Request
+from server.admission import AnyArrays, Expected, Reason, public_counts_bound, public_norm_bound, refuse
 from server.aggregation import ServerOptimizer, popularity_prior, sum_counts, weighted_mean
 from server.checkpoint import Snapshot
-from server.journal import WaveFacts
+from server.journal import Rejection, WaveFacts
 from server.messages import deliver, pack, pack_arrays, wire_size
+from server.sites import Sites
 from server.waves import Delivery, Enrolment, Wave, enrol, gather, require_cohort
+from server.witness import WitnessWatch
 
 COUNTS = "counts"
 """Name of the one array of a POPULARITY reply."""
@@ -56,36 +60,46 @@ def online(grid: Grid, *, minimum: int, timeout: float, sleep: Callable[[float],
     return nodes
 
 
-def describe(grid: Grid, config: RunConfig, nodes: list[int]) -> tuple[Enrolment, WaveFacts]:
-    """Ask every node who it is.
+@dataclass(frozen=True)
+class Round:
+    """One message per partner, ready to be sent, and the wave it belongs to."""
+
+    wave: Wave
+    messages: list[Message]
+
+
+def describe(grid: Grid, config: RunConfig, nodes: list[int], sites: Sites) -> tuple[Enrolment, WaveFacts]:
+    """Ask every node who it is; the partners approve the plan, and their ledgers with it are countersigned.
 
     Raises:
         VoidWave: fewer partners than the plan's minimum enrol.
     """
-    request = Request(config.run_id, 0, config.model_dump_json())
-    content = pack(request, {})
-    wave = Wave(request, {node: f"node {node}" for node in nodes}, (), wire_size(content))
     started = time.monotonic()
-    enrolment, facts = enrol(_exchange(grid, config, Kind.DESCRIBE, wave, content), wave)
+    request = sites.describe(Request(config.run_id, 0, config.model_dump_json()))
+    content = pack(request, {})
+    names = {node: f"node {node}" for node in nodes}
+    wave = Wave(request, names, (), dict.fromkeys(nodes, wire_size(content)))
+    messages = [_message(config, Kind.DESCRIBE, request, node, content) for node in nodes]
+    enrolment, facts = enrol(_exchange(grid, config, messages), wave, lambda reply, _: sites.admit(reply))
     require_cohort(facts, config)
     return enrolment, replace(facts, seconds=time.monotonic() - started)
 
 
 def release_popularity(
-    grid: Grid, config: RunConfig, enrolment: Enrolment, initial: Arrays
+    grid: Grid, config: RunConfig, enrolment: Enrolment, initial: Arrays, sites: Sites
 ) -> tuple[Snapshot, WaveFacts]:
     """Ask every partner for its noised item counts, once, and turn their sum into the prior of round 0.
 
     Raises:
         VoidWave: fewer releases than the plan's minimum are admitted.
     """
+    started = time.monotonic()
     request = Request(config.run_id, 0, config.model_dump_json())
-    content = pack(request, {})
-    wave = Wave(request, *_connected(grid, enrolment), wire_size(content))
+    asked = _address(grid, config, enrolment, sites, Kind.POPULARITY, request, pack_arrays({}))
     bounds = {name: public_counts_bound(config, users=users) for name, users in enrolment.users.items()}
     expected = Expected(request, Kind.POPULARITY, {COUNTS: (config.features.items,)}, enrolment.users, bounds)
-    started = time.monotonic()
-    accepted, facts = gather(_exchange(grid, config, Kind.POPULARITY, wave, content), wave, expected)
+    replies = _exchange(grid, config, asked.messages)
+    accepted, facts = gather(replies, asked.wave, expected, lambda reply, _: sites.admit(reply))
     require_cohort(facts, config)
     privacy = config.privacy
     noise_sd = privacy.popularity_noise_multiplier * math.sqrt(privacy.popularity_cap * len(accepted))
@@ -101,6 +115,8 @@ class PrivateFederation(Strategy):
         config: the plan.
         enrolment: the partners.
         snapshot: where to go on; `snapshot.round` rounds are behind us.
+        sites: the partners' keys and ledger heads.
+        witness: the memory of the witness blocks.
         on_round: called after each round with the new snapshot and the round's facts, before the next one starts.
     """
 
@@ -109,18 +125,25 @@ class PrivateFederation(Strategy):
         config: RunConfig,
         enrolment: Enrolment,
         snapshot: Snapshot,
+        *,
+        sites: Sites,
+        witness: WitnessWatch,
         on_round: Callable[[Snapshot, WaveFacts], None],
     ) -> None:
         self.snapshot = snapshot
         self._config = config
         self._enrolment = enrolment
+        self._sites = sites
+        self._witness = witness
         self._on_round = on_round
         self._first_round = snapshot.round
-        self._wave = Wave(Request(config.run_id, 0, ""), {}, (), 0)
+        self._wave = Wave(Request(config.run_id, 0, ""), {}, (), {})
         self._started = time.monotonic()
         self._optimizer = ServerOptimizer(config.training.server_learning_rate, config.training.server_momentum)
         self._shapes = {name: array.shape for name, array in snapshot.state.items()}
-        width = sum(array.size for array in snapshot.state.values())
+        if size := witness_size(config):
+            self._shapes[WITNESS] = (size,)
+        width = sum(math.prod(shape) for shape in self._shapes.values())
         self._bounds = {
             name: public_norm_bound(config, users=users, width=width) for name, users in enrolment.users.items()
         }
@@ -138,9 +161,9 @@ class PrivateFederation(Strategy):
         request = Request(
             self._config.run_id, self._first_round + server_round, self._config.model_dump_json(), self.snapshot.digest
         )
-        content = RecordDict({FIELDS: pack(request, {})[FIELDS], ARRAYS: arrays})
-        self._wave = Wave(request, *_connected(grid, self._enrolment), wire_size(content))
-        return _messages(self._config, Kind.TRAIN, self._wave, content)
+        asked = _address(grid, self._config, self._enrolment, self._sites, Kind.TRAIN, request, arrays)
+        self._wave = asked.wave
+        return asked.messages
 
     @override
     def aggregate_train(
@@ -153,13 +176,19 @@ class PrivateFederation(Strategy):
         """
         users = self._enrolment.users
         expected = Expected(self._wave.request, Kind.TRAIN, self._shapes, users, self._bounds)
-        updates, facts = gather(deliver(replies), self._wave, expected)
+        updates, facts = gather(deliver(replies), self._wave, expected, self._last_checks)
         require_cohort(facts, self._config)
+        for update in updates.values():
+            update.pop(WITNESS, None)
         mean = weighted_mean([updates[name] for name in facts.accepted], [users[name] for name in facts.accepted])
         state, velocity = self._optimizer.step(self.snapshot.state, self.snapshot.velocity, mean)
         self.snapshot = replace(self.snapshot, round=facts.round, state=state, velocity=velocity)
         self._on_round(self.snapshot, replace(facts, seconds=time.monotonic() - self._started))
         return pack_arrays(self.snapshot.travelling), None
+
+    def _last_checks(self, reply: Reply, arrays: AnyArrays) -> None:
+        self._sites.admit(reply)
+        self._witness.admit(reply, arrays)
 
     @override
     def configure_evaluate(
@@ -174,20 +203,40 @@ class PrivateFederation(Strategy):
         return None
 
 
-def _connected(grid: Grid, enrolment: Enrolment) -> tuple[dict[int, str], tuple[str, ...]]:
+def _address(  # noqa: PLR0917 - the parts of one round
+    grid: Grid,
+    config: RunConfig,
+    enrolment: Enrolment,
+    sites: Sites,
+    kind: Kind,
+    request: Request,
+    arrays: ArrayRecord,
+) -> Round:
+    """`request` as one message for each enrolled partner that is connected and has no open fork."""
     # A message to a node that has gone would be waited for until the deadline.
     connected = set(grid.get_node_ids())
-    nodes = {node: name for node, name in enrolment.nodes.items() if node in connected}
-    return nodes, tuple(name for node, name in enrolment.nodes.items() if node not in connected)
+    nodes: dict[int, str] = {}
+    sizes: dict[int, int] = {}
+    messages: list[Message] = []
+    unasked: list[Rejection] = []
+    arrays_size = wire_size(RecordDict({ARRAYS: arrays}))
+    for node, name in sorted(enrolment.nodes.items()):
+        try:
+            if node not in connected:
+                raise refuse(Reason.NO_REPLY, "not connected")
+            fields = pack(sites.address(kind, request, name), {})[FIELDS]
+        except AdmissionError as error:
+            unasked.append(Rejection(name, error.reason, error.problem))
+            continue
+        nodes[node], sizes[node] = name, arrays_size + wire_size(RecordDict({FIELDS: fields}))
+        messages.append(_message(config, kind, request, node, RecordDict({FIELDS: fields, ARRAYS: arrays})))
+    return Round(Wave(request, nodes, tuple(unasked), sizes), messages)
 
 
-def _messages(config: RunConfig, kind: Kind, wave: Wave, content: RecordDict) -> list[Message]:
-    group, ttl = str(wave.request.round), config.round_timeout
-    return [
-        Message(content, dst_node_id=node, message_type=kind.value, ttl=ttl, group_id=group)
-        for node in sorted(wave.nodes)
-    ]
+def _message(config: RunConfig, kind: Kind, request: Request, node: int, content: RecordDict) -> Message:
+    group = str(request.round)
+    return Message(content, dst_node_id=node, message_type=kind.value, ttl=config.round_timeout, group_id=group)
 
 
-def _exchange(grid: Grid, config: RunConfig, kind: Kind, wave: Wave, content: RecordDict) -> Iterator[Delivery]:
-    return deliver(grid.send_and_receive(_messages(config, kind, wave, content), timeout=config.round_timeout))
+def _exchange(grid: Grid, config: RunConfig, messages: list[Message]) -> Iterator[Delivery]:
+    return deliver(grid.send_and_receive(messages, timeout=config.round_timeout))

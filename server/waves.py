@@ -7,8 +7,9 @@ fewer admitted replies than the plan's `minimum_cohort` is void, and says so.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from mmrec_model.config import RunConfig
 from mmrec_model.errors import AdmissionError
@@ -17,6 +18,9 @@ from server.admission import AnyArrays, Expected, Reason, admit_description, adm
 from server.journal import Rejection, WaveFacts
 
 _LOG = logging.getLogger(__name__)
+
+Last: TypeAlias = Callable[[Reply, AnyArrays], None]
+"""The checks with a memory, made after all others: raises `AdmissionError`, or remembers the reply as used."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +55,16 @@ class Wave:
     """A request under way.
 
     Attributes:
-        request: what was sent, the same to everybody.
+        request: what was sent to everybody, without what differs between partners.
         nodes: transport identity and name of everybody it was sent to.
-        absent: enrolled partners that were not connected, so that nothing was sent to them.
-        bytes_down: size of one copy.
+        unasked: enrolled partners that nothing was sent to, and why.
+        bytes_down: size of the message to each node.
     """
 
     request: Request
     nodes: Mapping[int, str]
-    absent: tuple[str, ...]
-    bytes_down: int
+    unasked: tuple[Rejection, ...]
+    bytes_down: Mapping[int, int]
 
 
 class VoidWave(AdmissionError):
@@ -79,10 +83,10 @@ class Enrolment:
     users: Mapping[str, int]
 
 
-def enrol(deliveries: Iterable[Delivery], wave: Wave) -> tuple[Enrolment, WaveFacts]:
+def enrol(deliveries: Iterable[Delivery], wave: Wave, last: Last) -> tuple[Enrolment, WaveFacts]:
     """Who takes part, from the answers to DESCRIBE.
 
-    Two nodes under one name are both left out: nobody can tell which of them is the partner.
+    Two nodes that both have the key of one partner are both left out: nobody can tell which of them is the partner.
     """
     answers: dict[int, Opened] = {}
     rejected: list[Rejection] = []
@@ -95,6 +99,7 @@ def enrol(deliveries: Iterable[Delivery], wave: Wave) -> tuple[Enrolment, WaveFa
             admit_description(opened.reply, opened.arrays, request=wave.request)
             if node in answers or node not in wave.nodes:
                 raise refuse(Reason.DUPLICATE, f"node {node} has described itself already, or was not asked")
+            last(opened.reply, opened.arrays)
             answers[node] = opened
         except AdmissionError as error:
             rejected.append(_rejection(wave, node, error))
@@ -111,7 +116,9 @@ def enrol(deliveries: Iterable[Delivery], wave: Wave) -> tuple[Enrolment, WaveFa
     return Enrolment(nodes, {name: accepted[name].reply.users for name in sorted(accepted)}), facts
 
 
-def gather(deliveries: Iterable[Delivery], wave: Wave, expected: Expected) -> tuple[dict[str, Arrays], WaveFacts]:
+def gather(
+    deliveries: Iterable[Delivery], wave: Wave, expected: Expected, last: Last
+) -> tuple[dict[str, Arrays], WaveFacts]:
     """Pass every delivery through the gate; the admitted arrays by partner, and the facts of the wave."""
     admitted: dict[str, Arrays] = {}
     accepted: dict[str, Opened] = {}
@@ -122,9 +129,9 @@ def gather(deliveries: Iterable[Delivery], wave: Wave, expected: Expected) -> tu
         sender = wave.nodes.get(delivery.node, "")
         try:
             opened = delivery.opened()
-            admitted[sender] = admit_reply(
-                opened.reply, opened.arrays, sender=sender, expected=expected, seen=admitted.keys()
-            )
+            arrays = admit_reply(opened.reply, opened.arrays, sender=sender, expected=expected, seen=admitted.keys())
+            last(opened.reply, arrays)
+            admitted[sender] = arrays
             accepted[sender] = opened
         except AdmissionError as error:
             rejected.append(_rejection(wave, delivery.node, error))
@@ -160,12 +167,11 @@ def _facts(
 ) -> WaveFacts:
     silent = [name for node, name in sorted(wave.nodes.items()) if node not in heard]
     missing = [Rejection(name, Reason.NO_REPLY.value, "no reply before the deadline") for name in silent]
-    missing += [Rejection(name, Reason.NO_REPLY.value, "not connected") for name in wave.absent]
     return WaveFacts(
         round=wave.request.round,
         accepted=tuple(sorted(accepted)),
-        rejected=tuple(rejected + missing),
-        bytes_down=dict.fromkeys(sorted(names[node] for node in wave.nodes), wave.bytes_down),
+        rejected=(*rejected, *missing, *wave.unasked),
+        bytes_down=dict(sorted((names[node], wave.bytes_down[node]) for node in wave.nodes)),
         bytes_up={name: accepted[name].size for name in sorted(accepted)},
         ledger_heads={name: printable(accepted[name].reply.ledger_head) for name in sorted(accepted)},
     )

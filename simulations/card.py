@@ -10,8 +10,8 @@ def write_card(record: RunRecord) -> str:
     privacy, names = record.privacy, ", ".join(partner.name for partner in record.partners)
     price = (
         f"Each user of each partner: epsilon {privacy.epsilon:.3f} at delta {privacy.delta:g} (one user's data "
-        f"replaced by nothing); replacing a user's data by another's: epsilon {privacy.epsilon_replace_one:.3f}. A person with "
-        "data at several partners pays at each of them."
+        f"replaced by nothing); replacing a user's data by another's: epsilon {privacy.epsilon_replace_one:.3f}. "
+        "A person with data at several partners pays at each of them."
         if privacy.epsilon is not None and privacy.epsilon_replace_one is not None
         else "None: this model was trained without noise and may reveal its training users."
     )

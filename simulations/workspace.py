@@ -3,6 +3,7 @@
     OUT/plan.json          the coordinator's proposal (`RunConfig`)
     OUT/features/          the feature bundle that every site pins by digest
     OUT/sites/NAME/        one real site per partner (`client.site`)
+    OUT/coordinator/       its key, and the public keys of the partners (`server.sites`)
     OUT/data/              the embedded set, when no data is given
 
 Raw vectors are kept outside, in a content-addressed store shared by all runs of this user, so that a second run encodes
@@ -33,6 +34,7 @@ from mmrec_model.errors import UsageError
 from mmrec_model.features.bundle import FeatureBundle, build_bundle
 from mmrec_model.planning import private_plan
 from mmrec_model.storage import write_atomically
+from server.sites import coordinator_key, write_partners
 from simulations.partition import (
     MINIMUM_USERS,
     Groups,
@@ -149,7 +151,10 @@ def _public_weights(bundle: FeatureBundle) -> dict[Modality, float]:
 
 
 def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
-    """Make one enrolled site per partner; its policy allows this run and nothing dearer."""
+    """Make one enrolled site per partner; its policy allows this run and nothing dearer.
+
+    Site and coordinator get each other's public key.
+    """
     folders = write_sites(recipe.data, recipe.out, groups)
     private = config.privacy.mechanism != "none"
     catalogue = open_catalogue(recipe.data)
@@ -162,7 +167,9 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
         max_sample_rate=config.training.sample_rate,
         allow_without_privacy=not private,
     )
-    return [
+    coordinator = recipe.out / "coordinator"
+    trusted = coordinator_key(coordinator).public.hexadecimal
+    sites = [
         enrol(
             folder.parent,
             SiteConfig(
@@ -170,9 +177,12 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
                 catalogue=str(recipe.data.resolve()),
                 features="../../features",
                 users=len(open_partner(folder, catalogue=catalogue)),
+                coordinator_key=trusted,
                 simulation_seed=recipe.seed,
             ),
             policy,
         )
         for folder in folders
     ]
+    write_partners(coordinator, {site.config.name: site.public_key for site in sites})
+    return sites

@@ -6,7 +6,7 @@ clipped. A layer without a rule is replayed per user where that is exact, and re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -29,19 +29,17 @@ from client.gradients.contract import (
 from client.gradients.layer_books import EmbeddingBook, LayerBook, LayerNormBook, LinearBook
 from client.gradients.refusals import known_base, refuse_low_precision_products, refuse_unsupported, trained_modules
 from client.gradients.replayed_layer import ReplayedBook
+from client.gradients.token_products import MatrixPool
 from client.gradients.watch import BufferWatch, check_user_rows, refuse_outside_use
-
-_BOOKS: dict[type[nn.Module], Callable[[Any], LayerBook]] = {
-    nn.Linear: LinearBook,
-    nn.LayerNorm: LayerNormBook,
-    nn.Embedding: EmbeddingBook,
-}
 
 
 class BookkeepingGradients:
     """`PerUserGradients` by book-keeping; see `client.gradients.contract` for the promise."""
 
     name = "bookkeeping"
+
+    def __init__(self) -> None:
+        self._pool = MatrixPool()
 
     def clipped_sum(self, model: nn.Module, user_loss: UserLoss, batch: Batch, max_grad_norm: float) -> ClippedSum:
         """See `PerUserGradients.clipped_sum`; use micro-batches of 16 to 64 users."""
@@ -51,14 +49,16 @@ class BookkeepingGradients:
         users = count_users(batch)
         if users == 0:
             return ClippedSum(zero_sums(model), torch.zeros(0))
-        books = _run(model, user_loss, batch, users)
+        books = _run(model, user_loss, batch, users, self._pool)
         with torch.no_grad(), _plain_precision(model):
             return _clip_and_sum(model, books, users, max_grad_norm)
 
 
-def _run(model: nn.Module, user_loss: UserLoss, batch: Batch, users: int) -> dict[nn.Module, LayerBook]:
+def _run(
+    model: nn.Module, user_loss: UserLoss, batch: Batch, users: int, pool: MatrixPool
+) -> dict[nn.Module, LayerBook]:
     buffers = BufferWatch(model)
-    with _booked(model, users) as books, torch.enable_grad():
+    with _booked(model, users, pool) as books, torch.enable_grad():
         loss_B = losses_of_users(model, user_loss, batch, users)
         buffers.check()
         if loss_B.requires_grad:
@@ -89,17 +89,24 @@ def _sum_or_zero(total: Tensor | None, parameter: nn.Parameter) -> Tensor:
 
 
 @contextmanager
-def _booked(model: nn.Module, users: int) -> Iterator[dict[nn.Module, LayerBook]]:
+def _booked(model: nn.Module, users: int, pool: MatrixPool) -> Iterator[dict[nn.Module, LayerBook]]:
     books: dict[nn.Module, LayerBook] = {}
     try:
         for path, module in trained_modules(model):
-            base = known_base(module)
-            books[module] = ReplayedBook(path, module) if base is None else _BOOKS[base](module)
+            books[module] = _book_for(path, module, pool)
             module.forward = partial(_checked_forward, path, users, books[module])
         yield books
     finally:
         for module in books:
             vars(module).pop("forward", None)
+
+
+def _book_for(path: str, module: nn.Module, pool: MatrixPool) -> LayerBook:
+    if known_base(module) is None:
+        return ReplayedBook(path, module)
+    if isinstance(module, nn.Linear):
+        return LinearBook(module, pool)
+    return LayerNormBook(module) if isinstance(module, nn.LayerNorm) else EmbeddingBook(cast("nn.Embedding", module))
 
 
 def _checked_forward(path: str, users: int, book: LayerBook, *arguments: Any, **keywords: Any) -> Tensor:

@@ -74,7 +74,7 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 def zero_sums(model: nn.Module) -> list[Tensor]:
     """The clipped sum over no users."""
-    return [torch.zeros_like(p, dtype=sum_dtype(p)) for p in trainable_parameters(model)]
+    return [torch.zeros(p.shape, dtype=sum_dtype(p), device=p.device) for p in trainable_parameters(model)]
 
 
 def sum_dtype(tensor: Tensor) -> torch.dtype:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from client.gradients.contract import sum_dtype
-from client.gradients.token_products import TokenProducts
+from client.gradients.token_products import MatrixPool, TokenProducts
 
 
 class LayerBook(Protocol):
@@ -41,9 +41,9 @@ class LayerBook(Protocol):
 class LinearBook:
     """nn.Linear on [B, d], [B, T, d] or more dimensions."""
 
-    def __init__(self, layer: nn.Linear) -> None:
+    def __init__(self, layer: nn.Linear, pool: MatrixPool) -> None:
         self._layer = layer
-        self._products = TokenProducts(weight=layer.weight.requires_grad, bias=_trains(layer.bias))
+        self._products = TokenProducts(weight=layer.weight.requires_grad, bias=_trains(layer.bias), pool=pool)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that callers of nn.Linear may use
         """As nn.Linear.forward."""

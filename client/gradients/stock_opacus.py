@@ -63,9 +63,9 @@ def stock_opacus_step(
         optimizer.zero_grad()
         loss_B = user_loss(wrapped, batch)
         if mode == "hooks":
-            loss_B.mean().backward()
+            torch.autograd.backward(loss_B.mean())
         else:
-            DPTensorFastGradientClipping(wrapped, optimizer, loss_B).backward()  # type: ignore[no-untyped-call]
+            DPTensorFastGradientClipping(wrapped, optimizer, loss_B).backward()
         optimizer.step()
 
     return step

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmrec_model.config import Modality
 from mmrec_model.model.fusion import masked_softmax
 from mmrec_model.model.items import Items
 
@@ -29,9 +30,9 @@ def visible_history(mask_BK: Tensor, *, leave_one_out: bool) -> Tensor:
     return mask_BK.unsqueeze(-2) & others_KK
 
 
-def content_profiles(history: Items, visible_BTK: Tensor) -> dict[str, Tensor]:
+def content_profiles(history: Items, visible_BTK: Tensor) -> dict[Modality, Tensor]:
     """Mean frozen vector of the visible items, per modality `[B, T, D_m]`: the part that costs no epsilon."""
-    profiles: dict[str, Tensor] = {}
+    profiles: dict[Modality, Tensor] = {}
     for position, (name, rows_BKD) in enumerate(history.vectors.items()):
         seen_BTK = (visible_BTK & history.present_M[..., position].unsqueeze(-2)).to(rows_BKD.dtype)
         profiles[name] = seen_BTK @ rows_BKD / seen_BTK.sum(-1, keepdim=True).clamp(min=1.0)

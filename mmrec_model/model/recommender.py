@@ -3,10 +3,11 @@
     score(user, item) =  sum_m w_m <profile_m(user), x_m(item)>      content, epsilon 0
                        + w_p prior(item)                             DP popularity, one priced release
                        + signals . [the terms above]                 trained, starts at 0
-                       + <A u(user), v(item)> + b . v(item)          trained, A and b start at 0
+                       + sum_m <D_m profile_m(user), x_m(item)>      trained, diagonal D_m starts at 0
+                       + s (<A u(user), v(item)> + b . v(item))      trained, A and b start at 0
 
-v is the fused item vector, u the attention-pooled history (`fusion`, `history`). Before training the ranking is that
-of content and prior; noise can therefore only be paid for by what training adds.
+v is the fused item vector, u the attention-pooled history (`fusion`, `history`), s the constant `fused_scale`. Before
+training the ranking is that of content and prior; noise can therefore only be paid for by what training adds.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from mmrec_model.config import Modality, ModelConfig, RunConfig
 from mmrec_model.errors import ModelError
+from mmrec_model.model.dimension_weights import DimensionWeights
 from mmrec_model.model.fusion import AttentionFusion
 from mmrec_model.model.history import HistoryTower, content_profiles, visible_history
 from mmrec_model.model.items import Items
@@ -43,6 +45,8 @@ class MultimodalRecommender(nn.Module):
         self.interaction = nn.Linear(config.hidden, config.hidden, bias=False)
         self.item_bias = nn.Linear(config.hidden, 1, bias=False)
         self.signals = nn.Linear(len(dims) + 1, 1, bias=False)
+        widths = self.fusion.widths
+        self.dimensions = nn.ModuleDict({name: DimensionWeights(width) for name, width in widths.items()})
         for residual in (self.interaction, self.item_bias, self.signals):
             nn.init.zeros_(residual.weight)
         public = [*(config.modality_weights.get(name, 0.0) for name in dims), config.popularity_weight]
@@ -67,12 +71,13 @@ class MultimodalRecommender(nn.Module):
         fused_BLH: Tensor = self.fusion(items)
         users_BTH = self.tower(fused_BLH[:, :places], visible_BTK)
         scored, vectors = (items, fused_BLH) if candidates is None else (candidates, self.fusion(candidates))
-        terms_BTLS = self.public_weights * self._terms(content_profiles(history, visible_BTK), scored)
+        profiles = content_profiles(history, visible_BTK)
+        terms_BTLS = self.public_weights * self._terms(profiles, scored)
         residual: Tensor = self.interaction(users_BTH) @ vectors.transpose(-1, -2)
-        bias: Tensor = self.item_bias(vectors).transpose(-1, -2)
-        return terms_BTLS.sum(-1) + self._signal(terms_BTLS) + residual + bias
+        fused: Tensor = self.config.fused_scale * (residual + self.item_bias(vectors).transpose(-1, -2))
+        return terms_BTLS.sum(-1) + self._signal(terms_BTLS) + self._weighted(profiles, scored) + fused
 
-    def _terms(self, profiles: Mapping[str, Tensor], scored: Items) -> Tensor:
+    def _terms(self, profiles: Mapping[Modality, Tensor], scored: Items) -> Tensor:
         similarities = [profiles[name] @ rows.transpose(-1, -2) for name, rows in scored.vectors.items()]
         prior = scored.prior.unsqueeze(-2).expand_as(similarities[0])
         return torch.stack([*similarities, prior], dim=-1)
@@ -82,6 +87,13 @@ class MultimodalRecommender(nn.Module):
         flat = terms_BTLS.reshape(users, queries * length, signals)
         signal: Tensor = self.signals(flat)
         return signal.reshape(users, queries, length)
+
+    def _weighted(self, profiles: Mapping[Modality, Tensor], scored: Items) -> Tensor:
+        parts = []
+        for name, width in self.fusion.widths.items():
+            weighted: Tensor = self.dimensions[name](profiles[name][..., :width])
+            parts.append(weighted @ scored.vectors[name][..., :width].transpose(-1, -2))
+        return torch.stack(parts).sum(0)
 
     def trainable_state(self) -> dict[str, Tensor]:
         """What travels between coordinator and partners: the trained weights and nothing about any user."""

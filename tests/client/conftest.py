@@ -12,10 +12,10 @@ import pytest
 
 from client.policy import Policy
 from client.site import Site, SiteConfig, enrol
+from mmrec_model.canonical import canonical_json
 from mmrec_model.config import ModelConfig, PrivacyConfig, RunConfig, TrainingConfig
 from mmrec_model.data.writing import write_partner
 from mmrec_model.features.folder import open_bundle, write_bundle
-from mmrec_model.canonical import canonical_json
 from mmrec_model.model.recommender import initial_state
 from mmrec_model.protocol import Arrays, Request, arrays_digest
 
@@ -63,9 +63,19 @@ def interactions(first: int, users: int) -> pa.Table:
 
 @pytest.fixture
 def make_site(tmp_path: Path, catalogue: Path) -> MakeSite:
-    """A newly enrolled site; `policy` overrides fields, `seed` None draws from the operating system."""
+    """A newly enrolled site; `policy` overrides fields, `seed` None draws from the operating system.
 
-    def make(name: str = "north", *, users: int = N_USERS, seed: int | None = 1, **policy: object) -> Site:
+    Without a `coordinator` (its public key) the site answers requests that nobody signed.
+    """
+
+    def make(
+        name: str = "north",
+        *,
+        users: int = N_USERS,
+        seed: int | None = 1,
+        coordinator: str | None = None,
+        **policy: object,
+    ) -> Site:
         root = tmp_path / "sites" / name
         write_partner(root / "data", interactions=interactions(0, users), items=None, users=None)
         settings = SiteConfig(
@@ -73,6 +83,7 @@ def make_site(tmp_path: Path, catalogue: Path) -> MakeSite:
             catalogue=str(catalogue / "items"),
             features=str(catalogue / "features"),
             users=users,
+            coordinator_key=coordinator,
             simulation_seed=seed,
         )
         return enrol(root, settings, Policy(**{"max_delta": 1e-3, **policy}))

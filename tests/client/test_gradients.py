@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from benchmarks import reference_model
 from client.gradients import WAYS, gradients_by_name
 from client.gradients.contract import count_users, select_users, trainable_parameters
 from client.gradients.token_products import TokenProducts, gram_square_norm
@@ -371,3 +372,27 @@ def test_tokens_that_cancel_cannot_hide_a_norm_above_the_clip() -> None:
     exact = gradient.double().mT @ x.double()
     bound = gram_square_norm(x, gradient, bias=False)
     assert bool((bound >= exact.square().sum((1, 2))).all())
+
+
+def test_the_ways_agree_on_the_model_of_the_benchmark_and_with_autograd() -> None:
+    torch.manual_seed(0)
+    model, batch = reference_model.ReferenceModel(), reference_model.made_up_clicks(3, 4, seed=0)
+    assert sum(p.numel() for p in model.parameters()) == 1_746_946
+    expected, norms = brute_force(model, reference_model.user_loss, batch, 0.1)
+    assert float(norms.min()) > 0.1
+    for way in WAYS:
+        found = gradients_by_name(way).clipped_sum(model, reference_model.user_loss, batch, 0.1)
+        assert_close(found.sums, expected, 1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", WAYS)
+def test_a_cuda_device_gives_the_gradients_of_the_processor(way: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    for case in ("own attention", "bare parameters", "layer norm", "gru of opacus"):
+        model, batch = build(case)
+        expected = gradients_by_name(way).clipped_sum(model, squared_error, batch, 0.5)
+        moved = Pair(batch.x.cuda(), batch.y.cuda())
+        found = gradients_by_name(way).clipped_sum(model.cuda(), squared_error, moved, 0.5)
+        assert_close([total.cpu() for total in found.sums], expected.sums, 1e-8)

@@ -43,7 +43,7 @@ def test_a_round_is_reserved_before_and_committed_after_the_work(make_site, make
     assert set(answer(site, Kind.POPULARITY, *make_request(0)).arrays) == {"counts"}
     request, arrays = make_request(1)
     result = answer(site, Kind.TRAIN, request, arrays)
-    assert set(result.arrays) == set(arrays) - {"prior"}
+    assert set(result.arrays) == set(arrays) - {"prior"} | {"witness"}
     assert types(site) == ["open", "plan", "reserve", "commit", "reserve", "commit"]
     assert spent(site) == [
         {"type": "gaussian", "noise_multiplier": 3.0, "count": 1},
@@ -204,3 +204,25 @@ def test_simulated_noise_is_labelled_in_the_ledger(make_site, make_request):
         answer(site, Kind.TRAIN, *make_request(1))
         with site.open_ledger() as ledger:
             assert ledger.records[-1].text("rng") == expected
+
+
+def test_a_stored_reply_that_was_changed_after_its_commit_is_not_sent(make_site, make_request):
+    site = make_site()
+    answer(site, Kind.TRAIN, *make_request(1))
+    (kept,) = site.outbox.glob("*.safetensors")
+    content = bytearray(kept.read_bytes())
+    content[-1] ^= 1
+    kept.write_bytes(bytes(content))
+    result = answer(site, Kind.TRAIN, *make_request(1))
+    assert (result.reply.refusal, result.arrays) == ("site", {})
+
+
+def test_the_words_of_an_unexpected_error_do_not_leave(make_site, make_request, monkeypatch):
+    def fail(*_arguments):
+        raise ValueError("user 17 has 300 items")
+
+    monkeypatch.setitem(release._MAKERS, Kind.TRAIN, fail)
+    reply = answer(make_site(), Kind.TRAIN, *make_request(1)).reply
+    assert reply.refusal == "site"
+    assert "17" not in reply.refusal_text
+    assert "ValueError" not in reply.refusal_text

@@ -6,6 +6,7 @@ The runs go through `simulations.flower_door`: a private SuperLink, an empty wor
 from __future__ import annotations
 
 import csv
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,8 +28,10 @@ from mmrec_model.config import (
 from mmrec_model.data.catalogue import open_catalogue
 from mmrec_model.errors import MmrecError, UsageError
 from mmrec_model.features.bundle import build_bundle
+from mmrec_model.privacy.keys import SigningKey
 from server.app import app as server_app
 from server.journal import read_journal
+from server.sites import coordinator_key, write_partners
 from simulations.flower_door import run_with_flower
 from simulations.loopback import run_loopback
 from simulations.workspace import Recipe, divide, found, plan
@@ -132,6 +135,9 @@ def test_a_run_that_fails_inside_flower_fails_here_with_its_reason(tmp_path: Pat
     for name, users in (("be", "100"), ("fr", "nobody knows")):
         (workspace / "sites" / name).mkdir(parents=True)
         (workspace / "sites" / name / "users").write_text(users)
+    keys = {name: SigningKey.from_seed(hashlib.sha256(name.encode()).digest()) for name in ("be", "fr")}
+    coordinator_key(workspace / "coordinator")
+    write_partners(workspace / "coordinator", {name: key.public.hexadecimal for name, key in keys.items()})
     config = RunConfig(
         run_id="fails",
         seed=1,

@@ -6,11 +6,13 @@ between them; the global model afterwards must be, bit for bit, that of a run in
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import itertools
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -19,10 +21,14 @@ from flwr.clientapp import ClientApp
 
 from mmrec_model.config import FeatureSpec, PrivacyConfig, RunConfig, TrainingConfig
 from mmrec_model.errors import AdmissionError, ConfigError, ModelError
+from mmrec_model.privacy.countersign import ForkProof
+from mmrec_model.privacy.heads import Head, sign_head
+from mmrec_model.privacy.keys import PublicKey
 from mmrec_model.protocol import ARRAYS, FIELDS, PROTOCOL_VERSION, Kind
 from server.app import coordinate
 from server.checkpoint import Snapshot
 from server.journal import read_journal
+from server.sites import coordinator_key, write_partners
 from simulations.loopback import Channel, LoopbackGrid
 
 ITEMS = 12
@@ -46,7 +52,7 @@ def initial(_: RunConfig) -> dict[str, np.ndarray]:
     return {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
 
 
-def partner() -> ClientApp:
+def tiny() -> ModuleType:
     spec = importlib.util.spec_from_file_location(
         "tiny_partner", Path(__file__).parent / "tiny_app" / "tiny_partner.py"
     )
@@ -54,7 +60,18 @@ def partner() -> ClientApp:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.app  # type: ignore[no-any-return]
+    return module
+
+
+def partner() -> ClientApp:
+    return tiny().app  # type: ignore[no-any-return]
+
+
+def enrol(workspace: Path, names: Iterable[str]) -> None:
+    """The coordinator's key, and the partners' public keys."""
+    coordinator_key(workspace / "coordinator")
+    keys = {name: tiny().own_key(name).public.hexadecimal for name in names}
+    write_partners(workspace / "coordinator", keys)
 
 
 def run(
@@ -65,6 +82,7 @@ def run(
     plan_file = workspace / "plan.json"
     if not plan_file.exists():
         plan_file.write_text((config or plan()).model_dump_json())
+        enrol(workspace, USERS)
     sites = [workspace / "sites" / name for name in USERS]
     for site in sites:
         site.mkdir(parents=True, exist_ok=True)
@@ -107,6 +125,25 @@ def with_field(name: str, value: str | float) -> Channel:
         return [reply]
 
     return on_target(fault)
+
+
+def with_head(*, key: str = "fr", **changes: object) -> Channel:
+    """The target's head with other facts, signed anew."""
+
+    def fault(request: Message, reply: Message) -> list[Message]:
+        fields = reply.content.config_records[FIELDS]
+        facts = {**json.loads(str(fields["head"])), **changes}
+        head = Head(facts["size"], facts["hash"], facts["root"])
+        fields["head"] = json.dumps(sign_head("fr", head, facts["nonce"], tiny().own_key(key)).to_json())
+        return [reply]
+
+    return on_target(fault)
+
+
+def halved(request: Message, reply: Message) -> list[Message]:
+    arrays = reply.content.array_records[ARRAYS]
+    arrays["witness"] = Array(arrays["witness"].numpy() / np.float32(2))
+    return [reply]
 
 
 def spoiled(value: float) -> np.ndarray:
@@ -206,6 +243,18 @@ BAD = {
     "pickle": ("protocol", pickled),
     "refusal": ("refused_by_partner", with_field("refusal", "budget")),
     "crash": ("error", crash),
+    "head of nobody": ("bad_signature", with_field("head", "{}")),
+    "head that is no JSON": ("bad_signature", with_field("head", "[" * 9000)),
+    "another head than the signed one": ("bad_signature", with_field("ledger_head", "0" * 64)),
+    "signature by another key": ("bad_signature", with_head(key="nl")),
+    "head of an older message": ("nonce", with_head(nonce="an-older-nonce")),
+    "shorter ledger": ("rollback", with_head(size=1)),
+    "ledger without proof of growth": ("fork", with_field("growth", "[]")),
+    "proof that is no list": ("bad_signature", with_field("growth", "{}")),
+    "proof of numbers": ("bad_signature", with_field("growth", "[1, 2]")),
+    "witness without noise": ("witness", with_array("witness", np.zeros(1024, np.float32))),
+    "witness with half the noise": ("witness", on_target(halved)),
+    "witness of another size": ("wrong_shape", with_array("witness", np.zeros(1023, np.float32))),
 }
 
 
@@ -241,6 +290,22 @@ def test_a_bad_reply_is_counted_and_leaves_the_model_as_if_it_had_never_arrived(
     assert finding["partner"] == "fr"
     assert finding["text"].isprintable()
     assert events(tmp_path, "finished")
+
+
+def test_a_partner_that_shows_two_histories_is_asked_no_more_and_the_proof_is_kept(tmp_path: Path) -> None:
+    run(tmp_path, with_head(size=3, root="0" * 64))
+    assert [item["rejected"] for item in events(tmp_path, "round")] == [{}, {"fork": 1}, {"fork": 1}]
+    assert "fr" not in events(tmp_path, "round")[2]["bytes_down"]  # type: ignore[operator]
+    (file,) = (tmp_path / "coordinator" / "forks").glob("*.json")
+    found = json.loads(file.read_text())
+    assert found["partner"] == "fr"
+    assert ForkProof.from_json(found["proof"]).verifies(PublicKey(found["public_key"]))
+
+
+def test_a_coordinator_without_keys_does_not_start(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(plan().model_dump_json())
+    with pytest.raises(ConfigError, match=r"key\.pem does not exist"):
+        run(tmp_path)
 
 
 def test_a_reply_that_never_arrives_is_counted(tmp_path: Path, without_fr: Snapshot) -> None:
@@ -375,7 +440,9 @@ def test_a_run_without_a_plan_says_so(tmp_path: Path) -> None:
         ("protocol", PROTOCOL_VERSION + 1, "protocol"),
         ("partner", "", "unknown_partner"),
         ("partner", "a\nb", "unknown_partner"),
-        ("partner", "nl", "duplicate"),
+        ("partner", "nl", "bad_signature"),
+        ("partner", "xx", "unknown_partner"),
+        ("head", "", "bad_signature"),
         ("refusal", "policy", "refused_by_partner"),
     ],
 )
@@ -392,7 +459,7 @@ def test_a_bad_description_keeps_the_partner_out_of_the_run(
     (described,) = events(tmp_path, "described")
     assert "fr" not in snapshot.partners
     assert reason in described["rejected"]  # type: ignore[operator]
-    assert ("nl" in snapshot.partners) == (value != "nl"), "a name claimed twice belongs to nobody"
+    assert "nl" in snapshot.partners, "a name belongs to who has its key, whoever else claims it"
 
 
 def test_a_run_in_which_nobody_speaks_the_protocol_asks_for_the_upgrade(tmp_path: Path) -> None:
@@ -443,7 +510,9 @@ def test_the_journal_holds_who_sent_what(tmp_path: Path, undisturbed: Snapshot) 
     assert kinds == ["described", "popularity", "round", "round", "round", "finished"]
     first = events(tmp_path, "round")[0]
     assert first["bytes_up"].keys() == first["bytes_down"].keys() == USERS.keys()  # type: ignore[attr-defined]
-    assert first["ledger_heads"] == {name: f"head-{name}-1" for name in USERS}
+    third = {name: hashlib.sha256(f"{name}/2".encode()).hexdigest() for name in USERS}
+    assert first["ledger_heads"] == third, "DESCRIBE, POPULARITY and round 1 add a record each"
+    assert set(first["witness"]) == set(USERS)  # type: ignore[call-overload]
     assert events(tmp_path, "described")[0]["users"] == USERS
     assert events(tmp_path, "finished")[0]["model_digest"] == undisturbed.digest
     assert json.loads((tmp_path / "coordinator/rounds/00001.json").read_text())["facts"]["round"] == 1

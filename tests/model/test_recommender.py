@@ -31,14 +31,13 @@ def free_scores(config: RunConfig, catalogue: Items) -> np.ndarray:
 
 
 def test_before_training_the_scores_are_exactly_those_of_the_free_recommender(config, catalogue, model):
-    np.testing.assert_allclose(
-        score_catalogue(model, catalogue, HISTORIES), free_scores(config, catalogue), atol=1e-6
-    )
+    np.testing.assert_allclose(score_catalogue(model, catalogue, HISTORIES), free_scores(config, catalogue), atol=1e-6)
 
 
 def test_training_can_move_every_trained_weight(catalogue, trained):
     history = torch.tensor([[1, 2, 5]])
-    scores = trained(catalogue.take(history), torch.ones(1, 3, dtype=torch.bool), catalogue.take(torch.arange(30)[None]))
+    everything = catalogue.take(torch.arange(30)[None])
+    scores = trained(catalogue.take(history), torch.ones(1, 3, dtype=torch.bool), everything)
     scores.square().sum().backward()
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in trained.parameters())
 

@@ -134,3 +134,25 @@ def test_the_model_digest_depends_on_the_prior_and_not_on_the_velocity() -> None
     other = snapshot(2)
     assert Snapshot(1, base.state, other.prior, base.velocity, {}).digest != base.digest
     assert Snapshot(1, base.state, base.prior, other.velocity, {}).digest == base.digest
+
+
+def test_the_export_averages_the_states_of_the_last_rounds_and_nothing_else(tmp_path: Path) -> None:
+    kept = store(tmp_path, 5)
+    last = snapshot(4)
+    averaged = kept.averaged(last, 0.5)
+    for name, array in averaged.state.items():
+        np.testing.assert_allclose(array, (snapshot(3).state[name] + last.state[name]) / 2, rtol=1e-6)
+    assert averaged.prior is last.prior
+    assert averaged.velocity is last.velocity
+
+
+def test_no_share_exports_the_last_state_as_it_is(tmp_path: Path) -> None:
+    assert same(store(tmp_path, 5).averaged(snapshot(4), 0.0), snapshot(4))
+
+
+def test_a_damaged_snapshot_is_left_out_of_the_average_and_named(tmp_path: Path) -> None:
+    kept = store(tmp_path, 5)
+    kept.path(3).write_bytes(b"torn")
+    averaged = kept.averaged(snapshot(4), 0.5)
+    assert same(averaged, snapshot(4))
+    assert "round 3" in kept.damaged[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +12,14 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from mmrec_model.config import FeatureSpec, PrivacyConfig, RunConfig
 from mmrec_model.errors import AdmissionError
-from mmrec_model.protocol import FIELDS, Kind
+from mmrec_model.privacy.keys import PublicKey, SigningKey
+from mmrec_model.protocol import FIELDS, REQUEST_DOMAIN, Kind, Request, from_fields, request_statement
 from server.checkpoint import Snapshot
 from server.messages import pack_arrays
+from server.sites import Sites, coordinator_key, write_partners
 from server.strategy import PrivateFederation, online
 from server.waves import Enrolment
+from server.witness import WitnessWatch
 
 CONFIG = RunConfig(
     run_id="strategy",
@@ -41,9 +45,27 @@ class Nodes:
         return self.last
 
 
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The coordinator's folder is where the test runs."""
+    coordinator_key(tmp_path)
+    keys = {name: SigningKey.from_seed(name.encode() * 16).public.hexadecimal for name in ("be", "fr")}
+    write_partners(tmp_path, keys)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 def strategy() -> PrivateFederation:
     TaskIdentity.run_id = TaskIdentity.task_id = TaskIdentity.node_id = 1
-    return PrivateFederation(CONFIG, Enrolment({11: "be", 12: "fr"}, {"be": 1, "fr": 2}), SNAPSHOT, lambda *_: None)
+    users = {"be": 1, "fr": 2}
+    return PrivateFederation(
+        CONFIG,
+        Enrolment({11: "be", 12: "fr"}, users),
+        SNAPSHOT,
+        sites=Sites.open(Path()),
+        witness=WitnessWatch(CONFIG, users),
+        on_round=lambda *_: None,
+    )
 
 
 def requests(*connected: int) -> list[Message]:
@@ -73,6 +95,17 @@ def test_a_message_lives_as_long_as_its_round_and_carries_the_models_digest() ->
         fields = message.content.config_records[FIELDS]
         assert fields["round"] == SNAPSHOT.round + 1
         assert fields["model_digest"] == SNAPSHOT.digest
+
+
+def test_every_message_is_for_one_partner_with_its_own_nonce_and_signed(folder: Path) -> None:
+    key = coordinator_key(folder).public
+    asked = [from_fields(Request, message.content.config_records[FIELDS]) for message in requests(11, 12)]
+    assert [request.partner for request in asked] == ["be", "fr"]
+    assert len({request.nonce for request in asked}) == 2
+    for request in asked:
+        assert isinstance(key, PublicKey)
+        assert key.verifies(request.signature, request_statement(Kind.TRAIN, request), domain=REQUEST_DOMAIN)
+        assert not key.verifies(request.signature, request_statement(Kind.POPULARITY, request), domain=REQUEST_DOMAIN)
 
 
 def test_a_partner_that_is_not_connected_and_a_stranger_that_is_are_not_asked() -> None:

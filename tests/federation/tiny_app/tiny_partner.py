@@ -1,11 +1,12 @@
 """A partner that speaks the contract and holds no data: its answers depend on its name, the round and the model alone.
 
 Its site is the folder in the node config, or the folder in `workspace/sites` with its partition's number. The file
-`users` of the site holds its public number of users.
+`users` of the site holds its public number of users, the file `leaves` a ledger that has no content, only hashes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -13,7 +14,12 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from mmrec_model.protocol import ARRAYS, FIELDS, PROTOCOL_VERSION, Kind
+from mmrec_model.config import RunConfig
+from mmrec_model.privacy.heads import Head, sign_head
+from mmrec_model.privacy.keys import SigningKey
+from mmrec_model.privacy.merkle import MerkleTree
+from mmrec_model.privacy.witness import expected_deviation, witness_size
+from mmrec_model.protocol import ARRAYS, FIELDS, PROTOCOL_VERSION, WITNESS, Kind
 
 app = ClientApp()
 
@@ -35,6 +41,10 @@ def answer(message: Message, context: Context) -> Message:
             name: (0.01 * draw.normal(size=array.shape) - 0.1 * array).astype(np.float32)
             for name, array in sorted(state.items())
         }
+        config = RunConfig.model_validate_json(request["plan"])
+        if size := witness_size(config):
+            block = np.random.default_rng([request["round"], *site.name.encode(), 1]).normal(size=size)
+            arrays[WITNESS] = (expected_deviation(config, users=users) * block).astype(np.float32)
     fields = {
         "partner": site.name,
         "run_id": request["run_id"],
@@ -42,13 +52,33 @@ def answer(message: Message, context: Context) -> Message:
         "kind": kind,
         "model_digest": request["model_digest"],
         "users": users,
-        "ledger_head": f"head-{site.name}-{request['round']}",
+        **shown(site, request),
         "refusal": "",
         "refusal_text": "",
         "protocol": PROTOCOL_VERSION,
     }
     record = ArrayRecord({name: Array(array) for name, array in arrays.items()})
     return Message(RecordDict({FIELDS: ConfigRecord(fields), ARRAYS: record}), reply_to=message)
+
+
+def own_key(name: str) -> SigningKey:
+    return SigningKey.from_seed(hashlib.sha256(name.encode()).digest())
+
+
+def shown(site: Path, request: dict[str, object]) -> dict[str, str]:
+    """One more leaf, and the head and its proof as the fields of a reply."""
+    file, key = site / "leaves", own_key(site.name)
+    leaves = file.read_text().split() if file.exists() else []
+    leaves.append(hashlib.sha256(f"{site.name}/{len(leaves)}".encode()).hexdigest())
+    file.write_text("\n".join(leaves))
+    if request["known"]:
+        nonce, size, _ = json.loads(str(request["known"]))[key.public.key_id]
+    else:
+        nonce, size = request["nonce"], json.loads(str(request["receipt"] or '{"size": 0}'))["size"]
+    tree = MerkleTree(leaves)
+    head = sign_head(site.name, Head(len(leaves), leaves[-1], tree.root()), nonce, key)
+    growth = json.dumps(tree.consistency_proof(size))
+    return {"ledger_head": leaves[-1], "head": json.dumps(head.to_json()), "growth": growth}
 
 
 def own_site(context: Context) -> Path:

@@ -1,0 +1,131 @@
+"""What a partner believes of its coordinator: nothing that the key named in its own ledger did not sign.
+
+A request is answered if, in this order:
+1. its signature covers the type and every field, by the server key in force in the ledger (`SIGNATURE`);
+2. it is meant for this partner (`NONCE`);
+3. its nonce was neither answered and countersigned before, nor served another round (`NONCE`);
+4. the last head that the coordinator says it saw is one of this ledger: a longer one is a `ROLLBACK` of the ledger, a
+   different one a `FORK`;
+5. the countersignature of that head is by the same key (`SIGNATURE`); it is written into the ledger, once.
+
+All of this happens before anything is charged. The answer shows the ledger's head, signed with the nonce. A ledger that
+names no server key belongs to a site without a coordinator; then nothing is checked and no head is shown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from mmrec_model.canonical import JsonValue, canonical_json
+from mmrec_model.errors import ProtocolError
+from mmrec_model.privacy.bodies import RecordType
+from mmrec_model.privacy.faults import FaultCode, LedgerFault
+from mmrec_model.privacy.heads import NO_HEAD, Countersignature, Head, require_prefix, statement_from_json
+from mmrec_model.privacy.ledger import Ledger
+from mmrec_model.protocol import REQUEST_DOMAIN, Kind, Request, request_statement
+
+_Claim: TypeAlias = tuple[str, Head, Countersignature | None]
+"""A nonce, the last head that the coordinator says it saw (its hash only where there is a receipt), and the receipt."""
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """What the coordinator wants to see: the head with this nonce, and the growth since `size` records."""
+
+    nonce: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The fields of a reply that show the ledger."""
+
+    ledger_head: str
+    head: str = ""
+    growth: str = ""
+
+
+def confirm(ledger: Ledger, kind: Kind, request: Request) -> Challenge | None:
+    """Check a request and keep its receipt; None if the ledger names no coordinator.
+
+    Raises:
+        LedgerFault: with the code of the first check that fails.
+        ProtocolError: what the coordinator signed does not follow the contract.
+    """
+    key = ledger.history.keys.get("server")
+    if key is None:
+        return None
+    if not key.verifies(request.signature, request_statement(kind, request), domain=REQUEST_DOMAIN):
+        raise LedgerFault(
+            FaultCode.SIGNATURE,
+            f"the request is not signed by the coordinator's key {key.key_id}",
+            remedy="Refuse it; if the coordinator has a new key, rotate to it in the ledger first",
+        )
+    if kind is Kind.DESCRIBE:
+        nonce, seen, receipt = _known(ledger, request)
+    else:
+        nonce, seen, receipt = _addressed(ledger, request)
+    place = (request.run_id, request.round)
+    answered = (RecordType.COUNTERSIGN, nonce) in ledger.history.once
+    if answered or ledger.history.nonces.get(nonce, place) != place:
+        raise LedgerFault(
+            FaultCode.NONCE, "the request's nonce was answered before", remedy="Refuse the message: it is a replay"
+        )
+    require_prefix(seen, len(ledger.records), ledger.history.tree.root, whose="the coordinator's last head")
+    if receipt is not None and (RecordType.COUNTERSIGN, receipt.nonce) not in ledger.history.once:
+        ledger.countersigned(receipt)
+    return Challenge(nonce, seen.size)
+
+
+def show(ledger: Ledger, challenge: Challenge | None) -> Shown:
+    """The head after everything that the answer cost."""
+    if challenge is None:
+        return Shown(ledger.head.hash)
+    head = canonical_json(ledger.signed_head(challenge.nonce).to_json()).decode()
+    growth = json.dumps(ledger.consistency_proof(challenge.size), separators=(",", ":"))
+    return Shown(ledger.head.hash, head, growth)
+
+
+def _known(ledger: Ledger, request: Request) -> _Claim:
+    own = ledger.history.keys["partner"].key_id
+    named = _object(request.known)
+    if own not in named:
+        raise LedgerFault(
+            FaultCode.NONCE,
+            f"the coordinator has no challenge for the key {own}",
+            remedy="Have the public key enrolled; after a fork was shown, have it explained",
+        )
+    match named[own]:
+        case [str(nonce), int(size), str(root)] if size >= 0:
+            return nonce, Head(size, NO_HEAD.hash, root), None
+    raise _malformed("known")
+
+
+def _addressed(ledger: Ledger, request: Request) -> _Claim:
+    if request.partner != ledger.history.partner or not request.nonce:
+        raise LedgerFault(
+            FaultCode.NONCE,
+            f"the request is for '{request.partner[:80]}', this is '{ledger.history.partner}'",
+            remedy="Refuse the message: it was led astray",
+        )
+    if not request.receipt:
+        return request.nonce, NO_HEAD, None
+    receipt = statement_from_json(Countersignature, dict(_object(request.receipt)))
+    return request.nonce, receipt.head, receipt
+
+
+def _object(text: str) -> Mapping[str, JsonValue]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise _malformed("known or receipt")
+    return value
+
+
+def _malformed(name: str) -> ProtocolError:
+    return ProtocolError(f"the request's {name} is not as the contract says", remedy="Upgrade the older side")

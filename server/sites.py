@@ -1,0 +1,192 @@
+"""The partners' keys and ledgers, as the coordinator knows them: what it signs, and what it believes.
+
+    coordinator/key.pem         the coordinator's own Ed25519 key, mode 0600, never leaves
+    coordinator/partners.json   enrolled partners: name -> public key, agreed outside this system
+    coordinator/heads.json      the last ledger head of each partner and its countersignature (`HeadBook`)
+    coordinator/forks/          one file per proof that a partner showed two histories
+
+Every request is signed, and carries to each partner a fresh nonce and the countersignature of the head it showed last.
+A reply counts only if its head is signed by the enrolled key over that nonce and the ledger grew from the last head;
+the head is stored and countersigned before the reply is used. A partner with an open fork is asked nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from mmrec_model.canonical import JsonValue, canonical_json, sha256_hex
+from mmrec_model.errors import ConfigError
+from mmrec_model.privacy.countersign import HeadBook
+from mmrec_model.privacy.faults import FaultCode, LedgerFault
+from mmrec_model.privacy.heads import SignedHead, statement_from_json
+from mmrec_model.privacy.keys import PublicKey, SigningKey
+from mmrec_model.protocol import REQUEST_DOMAIN, Kind, Reply, Request, request_statement
+from mmrec_model.storage import write_atomically
+from server.admission import Reason, refuse
+
+KEY = "key.pem"
+PARTNERS = "partners.json"
+HEADS = "heads.json"
+FORKS = "forks"
+_REASONS = {
+    FaultCode.NONCE: Reason.NONCE,
+    FaultCode.ROLLBACK: Reason.ROLLBACK,
+    FaultCode.FORK: Reason.FORK,
+    FaultCode.KEY: Reason.UNKNOWN_PARTNER,
+}
+_MOST_NODES = 64
+_MOST_TEXT = 1 << 13
+ShapeT = TypeVar("ShapeT", list[str], dict[str, str])
+
+
+class Sites:
+    """The enrolled partners of one coordinator.
+
+    Args:
+        folder: the coordinator's folder.
+        key: the coordinator's key.
+        partners: public keys by name.
+
+    Raises:
+        LedgerFault: `HEAD` if the book of heads cannot be read, `KEY` if it knows a partner by another key.
+    """
+
+    def __init__(self, folder: Path, key: SigningKey, partners: Mapping[str, PublicKey]) -> None:
+        self._folder = folder
+        self._key = key
+        self._partners = dict(partners)
+        self._book = HeadBook(folder / HEADS, key)
+        for name in sorted(self._partners):
+            self._book.enrol(name, self._partners[name])
+
+    @classmethod
+    def open(cls, folder: Path) -> Sites:
+        """Read a coordinator's folder.
+
+        Raises:
+            ConfigError: no key or no partners were written, or the list of partners cannot be read.
+            LedgerFault: the key file is damaged or open to others, or see the class.
+        """
+        for name in (KEY, PARTNERS):
+            if not (folder / name).is_file():
+                raise ConfigError(
+                    f"{folder / name} does not exist, so no partner can be known",
+                    remedy="Prepare the workspace again: it writes the coordinator's key and the partners' public keys",
+                )
+        return cls(folder, SigningKey.load(folder / KEY), read_partners(folder / PARTNERS))
+
+    def describe(self, request: Request) -> Request:
+        """DESCRIBE for everybody, with a nonce and the last head for each enrolled partner, by its key id."""
+        known = {}
+        for name, key in sorted(self._partners.items()):
+            if self._book.fork(name) is None:
+                head = self._book.head(name)
+                known[key.key_id] = [self._book.challenge(name).nonce, head.size, head.root]
+        return self._signed(Kind.DESCRIBE, replace(request, known=json.dumps(known, separators=(",", ":"))))
+
+    def address(self, kind: Kind, request: Request, partner: str) -> Request:
+        """`request` for one partner: with a fresh nonce and the countersignature of its last head, signed.
+
+        Raises:
+            AdmissionError: `fork` while a fork of this partner is open, `unknown_partner` if it is not enrolled.
+        """
+        try:
+            nonce = self._book.challenge(partner).nonce
+        except LedgerFault as fault:
+            raise refuse(_REASONS.get(fault.code, Reason.BAD_SIGNATURE), fault.problem) from fault
+        receipt = self._book.receipt(partner)
+        text = "" if receipt is None else canonical_json(receipt.to_json()).decode()
+        return self._signed(kind, replace(request, partner=partner, nonce=nonce, receipt=text))
+
+    def admit(self, reply: Reply) -> None:
+        """Check the ledger head of a reply, remember it and countersign it.
+
+        Raises:
+            AdmissionError: `unknown_partner`, `bad_signature`, `nonce`, `rollback` or `fork`.
+        """
+        if reply.partner not in self._partners:
+            raise refuse(Reason.UNKNOWN_PARTNER, f"no key of a partner '{reply.partner}' is enrolled")
+        shown = _read_head(reply)
+        growth = _read_json(reply.growth, list, "growth")
+        if len(growth) > _MOST_NODES or not all(isinstance(node, str) for node in growth):
+            raise refuse(Reason.BAD_SIGNATURE, f"the proof of growth has more than {_MOST_NODES} nodes, or not text")
+        try:
+            self._book.countersign(shown, growth)
+        except LedgerFault as fault:
+            self._keep_fork(reply.partner)
+            raise refuse(_REASONS.get(fault.code, Reason.BAD_SIGNATURE), fault.problem) from fault
+
+    def _signed(self, kind: Kind, request: Request) -> Request:
+        return replace(request, signature=self._key.sign(request_statement(kind, request), domain=REQUEST_DOMAIN))
+
+    def _keep_fork(self, partner: str) -> None:
+        proof = self._book.fork(partner)
+        if proof is None:
+            return
+        document: dict[str, JsonValue] = {
+            "partner": partner,
+            "public_key": self._partners[partner].hexadecimal,
+            "proof": proof.to_json(),
+        }
+        # A name may hold characters that a file name may not.
+        file = self._folder / FORKS / f"{sha256_hex(partner.encode())[:16]}-{proof.first.size}.json"
+        write_atomically(file, canonical_json(document) + b"\n")
+
+
+def coordinator_key(folder: Path) -> SigningKey:
+    """The coordinator's key, made on first use.
+
+    Raises:
+        LedgerFault: the file cannot be written, or is damaged or open to others.
+    """
+    return SigningKey.load(folder / KEY) if (folder / KEY).exists() else SigningKey.create(folder / KEY)
+
+
+def write_partners(folder: Path, keys: Mapping[str, str]) -> None:
+    """Enrol partners: name -> public key, 64 hexadecimal digits; replaces the list."""
+    write_atomically(folder / PARTNERS, json.dumps(dict(sorted(keys.items())), indent=1).encode() + b"\n")
+
+
+def read_partners(path: Path) -> dict[str, PublicKey]:
+    """The enrolled partners.
+
+    Raises:
+        ConfigError: not a JSON object of text, or two partners with one key.
+        LedgerFault: `KEY` if a value is no public key.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+        named = {str(name): PublicKey(value) for name, value in values.items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}", remedy="Write one object, name -> public key") from error
+    if len(set(named.values())) < len(named):
+        raise ConfigError(f"{path} gives two partners one key", remedy="Every partner makes a key of its own")
+    return named
+
+
+def _read_head(reply: Reply) -> SignedHead:
+    fields = _read_json(reply.head, dict, "head")
+    try:
+        shown = statement_from_json(SignedHead, dict(fields))
+    except LedgerFault as fault:
+        raise refuse(Reason.BAD_SIGNATURE, f"the ledger head cannot be read: {fault.problem}") from fault
+    if (shown.partner, shown.hash) != (reply.partner, reply.ledger_head):
+        raise refuse(
+            Reason.BAD_SIGNATURE,
+            f"the head is of '{shown.partner}' and record {shown.hash[:12]}, not as the reply says",
+        )
+    return shown
+
+
+def _read_json(text: str, shape: type[ShapeT], name: str) -> ShapeT:
+    try:
+        value = json.loads(text) if len(text) <= _MOST_TEXT else None
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, shape):
+        raise refuse(Reason.BAD_SIGNATURE, f"the reply's {name} is not a JSON {shape.__name__} of at most 8 KiB")
+    return value

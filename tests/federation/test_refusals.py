@@ -1,0 +1,300 @@
+"""A refusal leaves as a code and fixed words: none depends on the users, the keys or the place of the partner.
+
+Each refusal is provoked at two partners that look the same from outside and differ in everything inside. Their files
+are full of marked text, some of it where it breaks things; what the network sees must be the same words twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from flwr.app import Array, ConfigRecord, Message, RecordDict
+from flwr.common.serde import message_to_proto
+
+from client import release
+from client import site as client_site
+from client.app import app as client_app
+from client.policy import Policy, read_policy
+from client.site import Site
+from mmrec_model.config import RunConfig
+from mmrec_model.data.writing import write_partner
+from mmrec_model.errors import BudgetExhausted
+from mmrec_model.model.recommender import initial_state
+from mmrec_model.planning import training_event
+from mmrec_model.privacy.events import to_record
+from mmrec_model.protocol import ARRAYS, FIELDS, Kind, Reply, Request, arrays_digest
+from server.messages import pack
+from simulations.loopback import LoopbackGrid
+from simulations.small_site import SmallSites, make_small_sites
+
+SECRET = "SECRET"  # noqa: S105 - planted, to be searched for
+
+
+def wire_bytes(message: Message) -> bytes:
+    """A message as Flower serialises it."""
+    return message_to_proto(message).SerializeToString(deterministic=True)  # type: ignore[no-any-return]
+
+
+Ask = Callable[[RunConfig], tuple[Kind, RecordDict]]
+Spoil = Callable[[Path], None]
+
+
+def train_request(config: RunConfig, *, number: int = 1, **changes: Any) -> tuple[Kind, RecordDict]:
+    """A well-formed request, with changed fields."""
+    state = initial_state(config) | {"prior": np.zeros(config.features.items, np.float32)}
+    values = {"run_id": config.run_id, "round": number, "plan": config.model_dump_json()}
+    return Kind.TRAIN, pack(Request(**{**values, "model_digest": arrays_digest(state), **changes}), state)
+
+
+def other(part: str, **values: object) -> Ask:
+    """A request of another plan."""
+
+    def ask(config: RunConfig) -> tuple[Kind, RecordDict]:
+        changed = getattr(config, part).model_copy(update=values)
+        return train_request(config.model_copy(update={part: changed}))
+
+    return ask
+
+
+def bare(config: RunConfig) -> tuple[Kind, RecordDict]:
+    silent = {"mechanism": "none", "epsilon": None, "noise_multiplier": 0.0, "popularity_noise_multiplier": 0.0}
+    return other("privacy", **silent)(config)
+
+
+def with_record(config: RunConfig) -> tuple[Kind, RecordDict]:
+    kind, content = train_request(config)
+    content["more"] = ConfigRecord({})
+    return kind, content
+
+
+def with_doubles(config: RunConfig) -> tuple[Kind, RecordDict]:
+    kind, content = train_request(config)
+    content.array_records[ARRAYS]["prior"] = Array(np.zeros(config.features.items))
+    return kind, content
+
+
+def without_field(config: RunConfig) -> tuple[Kind, RecordDict]:
+    kind, content = train_request(config)
+    del content.config_records[FIELDS]["plan"]
+    return kind, content
+
+
+def other_digest(config: RunConfig) -> tuple[Kind, RecordDict]:
+    return train_request(config, model_digest="0" * 64)
+
+
+def nothing(_: Path) -> None:
+    """Leave the site as it is."""
+
+
+def policy_of(**values: object) -> Spoil:
+    def spoil(root: Path) -> None:
+        strict = read_policy(root / "policy.toml").model_dump(mode="json") | values
+        Policy.model_validate_json(json.dumps(strict))
+        (root / "policy.toml").write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in strict.items()))
+
+    return spoil
+
+
+def filled(name: str) -> Spoil:
+    """Put a damaged file, full of what must not be said, in the place of `name`."""
+
+    def spoil(root: Path) -> None:
+        path = (root / name).resolve()
+        path.write_bytes(b"\xff" + f"PAR1 = [{SECRET} {root}\n".encode() * 20)
+
+    return spoil
+
+
+def damaged_public(part: str, name: str) -> Spoil:
+    """Give the site a copy of a public folder of its own, and damage a file of it."""
+
+    def spoil(root: Path) -> None:
+        public = root.parents[1] / part
+        shutil.copytree(public, root / part)
+        settings = root / "site.toml"
+        settings.write_text(settings.read_text().replace(str(public), str(root / part)))
+        filled(f"{part}/{name}")(root)
+
+    return spoil
+
+
+def gone(name: str) -> Spoil:
+    return lambda root: (root / name).unlink()
+
+
+def as_folder(name: str) -> Spoil:
+    def spoil(root: Path) -> None:
+        (root / name).unlink(missing_ok=True)
+        (root / name / SECRET).mkdir(parents=True)
+
+    return spoil
+
+
+def as_file(name: str) -> Spoil:
+    def spoil(root: Path) -> None:
+        (root / name).write_text(SECRET)
+
+    return spoil
+
+
+def fewer_users(root: Path) -> None:
+    rows = pq.read_table(root / "data" / "interactions.parquet")
+    write_partner(root / "data", interactions=rows.slice(0, 100))
+
+
+def rolled_back(root: Path) -> None:
+    (root / "ledger.jsonl").write_bytes(first_line(root))
+    answered_once(root)
+    (root / "ledger.jsonl").write_bytes(first_line(root))
+
+
+def first_line(root: Path) -> bytes:
+    return (root / "ledger.jsonl").read_bytes().splitlines(keepends=True)[0]
+
+
+def edited(root: Path) -> None:
+    content = first_line(root).replace(b'"users":30', b'"users":31')
+    (root / "ledger.jsonl").write_bytes(content)
+
+
+def answered_once(root: Path) -> None:
+    site = Site.open(root)
+    config = the_plan(root)
+    assert release.answer(site, Kind.POPULARITY, Request(config.run_id, 0, config.model_dump_json()), {}).arrays
+
+
+def other_state_answered(root: Path) -> None:
+    config, site = the_plan(root), Site.open(root)
+    state = initial_state(config) | {"prior": np.ones(config.features.items, np.float32)}
+    request = Request(config.run_id, 1, config.model_dump_json(), arrays_digest(state))
+    assert release.answer(site, Kind.TRAIN, request, state).arrays
+
+
+def spent_up(root: Path) -> None:
+    """What is left of the budget goes into lost attempts of another round."""
+    config, bound = the_plan(root), 1.0
+    event = to_record(training_event(config.privacy, config.training, rounds=1))
+    answered_once(root)
+    with Site.open(root).open_ledger() as ledger, contextlib.suppress(BudgetExhausted):
+        while True:
+            ledger.reserve(run_id=config.run_id, round_number=2, kind="train", mechanism=event, sensitivity=bound)
+
+
+def the_plan(root: Path) -> RunConfig:
+    return RunConfig.model_validate_json((root.parents[1] / "plan.json").read_text())
+
+
+REFUSALS: dict[str, tuple[str, Spoil, Ask]] = {
+    "no noise": ("privacy-off", nothing, bare),
+    "other features": ("features", nothing, other("features", digest="0" * 64)),
+    "delta": ("delta", nothing, other("privacy", delta=0.01)),
+    "rounds": ("rounds", nothing, other("training", rounds=501)),
+    "steps": ("steps", nothing, other("training", local_steps=1000)),
+    "clip": ("clip", nothing, other("privacy", max_grad_norm=11.0)),
+    "sample rate": ("sample-rate", nothing, other("training", sample_rate=0.9)),
+    "history": ("history", nothing, other("training", max_history=65)),
+    "popularity cap": ("popularity-cap", nothing, other("privacy", popularity_cap=65)),
+    "weights": ("trained-weights", policy_of(max_trained_weights=3), train_request),
+    "few users": ("users", policy_of(minimum_users=1000), train_request),
+    "delta and users": ("delta-users", policy_of(max_delta=0.9), other("privacy", delta=0.5)),
+    "cohort": ("cohort", policy_of(minimum_cohort=7), train_request),
+    "not allowed": ("release", policy_of(allowed_releases=["popularity"]), train_request),
+    "too dear": ("budget", policy_of(max_epsilon=0.1), train_request),
+    "changed plan": ("plan-changed", answered_once, other("training", learning_rate=0.5)),
+    "changed state": ("round-changed", other_state_answered, train_request),
+    "budget spent": ("budget", spent_up, train_request),
+    "other digest": ("protocol", nothing, other_digest),
+    "other run": ("protocol", nothing, lambda config: train_request(config, run_id="run-2")),
+    "round after the last": ("protocol", nothing, lambda config: train_request(config, number=99)),
+    "other version": ("error", nothing, lambda config: train_request(config, protocol=99)),
+    "one record more": ("error", nothing, with_record),
+    "float64": ("error", nothing, with_doubles),
+    "one field less": ("error", nothing, without_field),
+    "plan is no plan": ("site", nothing, lambda config: train_request(config, plan="{")),
+    "damaged data": ("site", filled("data/interactions.parquet"), train_request),
+    "data gone": ("site", gone("data/interactions.parquet"), train_request),
+    "other number of users": ("site", fewer_users, train_request),
+    "damaged catalogue": ("site", damaged_public("items", "items.parquet"), train_request),
+    "damaged bundle": ("site", damaged_public("features", "text.npy"), train_request),
+    "damaged key": ("site", filled("key.pem"), train_request),
+    "key gone": ("site", gone("key.pem"), train_request),
+    "damaged ledger": ("site", filled("ledger.jsonl"), train_request),
+    "edited ledger": ("site", edited, train_request),
+    "ledger rolled back": ("rollback", rolled_back, train_request),
+    "ledger gone": ("site", gone("ledger.jsonl"), train_request),
+    "head gone": ("site", gone("ledger.head"), train_request),
+    "damaged head": ("site", filled("ledger.head"), train_request),
+    "head is a folder": ("site", as_folder("ledger.head"), train_request),
+    "damaged policy": ("site", filled("policy.toml"), train_request),
+    "policy gone": ("site", gone("policy.toml"), train_request),
+    "damaged settings": ("error", filled("site.toml"), train_request),
+    "settings gone": ("error", gone("site.toml"), train_request),
+    "diary is a folder": ("site", as_folder("diary.jsonl"), train_request),
+    "outbox is a file": ("site", as_file("outbox"), train_request),
+}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> list[SmallSites]:
+    """Two partners with one public face: name, number of users and policy; users, histories, keys and places differ."""
+    return [
+        make_small_sites(tmp_path_factory.mktemp(f"{SECRET}-{name}"), user=f"{SECRET}-{name}-")
+        for name in ("anna", "berthold")
+    ]
+
+
+def refusal_at(sites: SmallSites, name: str, spoil: Spoil, ask: Ask) -> Message:
+    """What the network sees when a spoilt site is asked."""
+    root = sites.copy(name, tight=True)
+    spoil(root)
+    for cache in ("_catalogue", "_bundle", "_items"):
+        getattr(client_site, cache).cache_clear()  # a fresh process
+    kind, content = ask(sites.config)
+    grid = LoopbackGrid(client_app, [root], {})
+    (reply,) = grid.send_and_receive([Message(content, 100, kind.value, ttl=600.0, group_id="1")])
+    return reply
+
+
+def words_of(reply: Message) -> dict[str, object]:
+    """The fields of a refusal; where no reply could be made, the text that Flower sends of the error."""
+    if reply.has_error():
+        return {"refusal": "error", "refusal_text": reply.error.reason}
+    assert set(reply.content) == {FIELDS, ARRAYS}
+    assert set(reply.content.config_records[FIELDS]) == {item.name for item in fields(Reply)}
+    assert len(reply.content.array_records[ARRAYS]) == 0
+    return dict(reply.content.config_records[FIELDS])
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_refusal_is_a_code_and_words_that_do_not_depend_on_the_partner(case: str, places: list[SmallSites]) -> None:
+    code, spoil, ask = REFUSALS[case]
+    said = []
+    for sites in places:
+        reply = refusal_at(sites, case.replace(" ", "-"), spoil, ask)
+        for secret in (SECRET, str(sites.folder), str(Path(__file__).parents[2])):
+            assert secret.encode() not in wire_bytes(reply), wire_bytes(reply)
+        said.append(words_of(reply))
+    assert said[0]["refusal"] == code, said[0]
+    assert said[0] == said[1]
+
+
+def test_an_unexpected_error_of_the_client_leaves_as_a_fixed_sentence(
+    places: list[SmallSites], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError(f"user {SECRET}-USER-17 has 300 items")
+
+    monkeypatch.setitem(release._MAKERS, Kind.TRAIN, fail)
+    reply = refusal_at(places[0], "unexpected", nothing, train_request)
+    assert SECRET.encode() not in wire_bytes(reply), wire_bytes(reply)
+    assert words_of(reply)["refusal"] == "site"
