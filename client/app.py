@@ -6,6 +6,7 @@ there, and only there, partition i is the i-th folder of `workspace/sites` of th
 
 from __future__ import annotations
 
+import logging
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from mmrec_model.errors import ConfigError
 from mmrec_model.protocol import Kind
 
 app = ClientApp()
+logger = logging.getLogger(__name__)
 
 
 @app.query("describe")
@@ -40,7 +42,12 @@ def train(message: Message, context: Context) -> Message:
 
 
 def _answered(kind: Kind, message: Message, context: Context) -> Message:
-    site = _site(site_folder(context))
+    try:
+        site = _site(site_folder(context))
+    except Exception:
+        # Flower sends the text of an exception to the coordinator; that of a site names places and values.
+        logger.exception("this node's site cannot be opened")
+        raise ConfigError("the site cannot be opened", remedy="The partner's own log has the details") from None
     request, arrays = read_request(message)
     result = answer(site, kind, request, arrays)
     return write_reply(result.reply, result.arrays, to=message)

@@ -16,7 +16,7 @@ from safetensors.numpy import save
 
 from mmrec_model.errors import LedgerError
 from mmrec_model.privacy.events import PrivacyEvent, from_record, to_record
-from mmrec_model.protocol import Arrays
+from mmrec_model.protocol import Arrays, arrays_digest
 from mmrec_model.storage import write_atomically
 
 
@@ -45,7 +45,12 @@ def keep(folder: Path, reserve: str, finished: Finished) -> None:
         reserve: hash of the ledger's reserve record.
         finished: the computed reply.
     """
-    facts = {"event": to_record(finished.event), "steps": finished.steps, "rng": finished.rng}
+    facts = {
+        "event": to_record(finished.event),
+        "steps": finished.steps,
+        "rng": finished.rng,
+        "digest": arrays_digest(finished.arrays),
+    }
     arrays = {name: np.ascontiguousarray(array) for name, array in finished.arrays.items()}
     write_atomically(_path(folder, reserve), save(arrays, metadata={"facts": json.dumps(facts)}))
 
@@ -63,6 +68,8 @@ def find(folder: Path, reserve: str) -> Finished | None:
         with safe_open(path, framework="numpy") as stored:
             facts = json.loads(stored.metadata()["facts"])
             arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
+        if arrays_digest(arrays) != facts["digest"]:
+            raise ValueError("the arrays are not those that were stored")
         return Finished(arrays, from_record(facts["event"]), int(facts["steps"]), str(facts["rng"]))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise LedgerError(
