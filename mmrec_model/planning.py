@@ -16,6 +16,8 @@ from mmrec_model.privacy.gaussian_dp import gaussian_mu
 
 POPULARITY_SHARE = 0.1
 """Part of the squared mu-GDP budget that the popularity prior gets; the rest trains."""
+ENOUGH_SIGNAL = 4.0
+"""Ratio of the largest signal of a step to its noise from which on the full learning rate is used."""
 
 
 def popularity_event(privacy: PrivacyConfig) -> PrivacyEvent:
@@ -38,6 +40,27 @@ def plan_events(config: RunConfig) -> tuple[PrivacyEvent, ...]:
     if config.training.rounds:
         events.append(training_event(config.privacy, config.training, rounds=config.training.rounds))
     return tuple(events)
+
+
+def planned_learning_rate(
+    training: TrainingConfig, privacy: PrivacyConfig, *, users: int, partners: int, weights: int
+) -> float:
+    """The learning rate, lowered where noise would outweigh what a step learns; from public numbers alone.
+
+    A round's sum has at most `sample_rate * users` unit-norm user gradients and noise of norm
+    `noise_multiplier * sqrt(partners * weights)`, because each partner adds its own. Measured on two sets: full rate
+    is best where their ratio is above 4, and falls below the untrained model where it is 2.
+
+    Args:
+        training: gives the full rate.
+        privacy: gives the noise.
+        users: public number of users of all partners.
+        partners: number of partners.
+        weights: trained weights.
+    """
+    noise = privacy.noise_multiplier * math.sqrt(partners * weights)
+    signal = training.sample_rate * users
+    return training.learning_rate * min(1.0, signal / (ENOUGH_SIGNAL * noise)) if noise else training.learning_rate
 
 
 def private_plan(

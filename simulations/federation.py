@@ -83,7 +83,7 @@ def prepare(recipe: Recipe, progress: Progress, watch: Stopwatch) -> Prepared:
     with watch.stage("encode"):
         bundle = encode(recipe, lambda name, done, total: progress(f"encoding {name}", done, total))
     with watch.stage("plan"):
-        config = plan(recipe, bundle, len(groups))
+        config = plan(recipe, bundle, groups)
     with watch.stage("enrol"):
         sites = found(recipe, groups, config)
     return Prepared(recipe, config, bundle, sites)

@@ -32,7 +32,8 @@ from mmrec_model.data.dataset import open_partner
 from mmrec_model.encoders.registry import default_encoders
 from mmrec_model.errors import UsageError
 from mmrec_model.features.bundle import FeatureBundle, build_bundle
-from mmrec_model.planning import private_plan
+from mmrec_model.model.recommender import initial_state
+from mmrec_model.planning import planned_learning_rate, private_plan
 from mmrec_model.storage import write_atomically
 from server.sites import coordinator_key, write_partners
 from simulations.partition import (
@@ -128,17 +129,32 @@ def encode(recipe: Recipe, progress: Callable[[str, int, int], None] | None = No
     )
 
 
-def plan(recipe: Recipe, bundle: FeatureBundle, partners: int) -> RunConfig:
-    """The run that the coordinator proposes, with the noise that the target epsilon needs; written to `plan.json`."""
+def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
+    """The run that the coordinator proposes, from public facts; written to `plan.json`.
+
+    Args:
+        recipe: target price, rounds and rates.
+        bundle: the features.
+        groups: partners and their users; only their numbers are used.
+    """
+    privacy = private_plan(recipe.epsilon, recipe.delta, recipe.training)
     config = RunConfig(
         run_id=RUN_ID,
         seed=recipe.seed,
         features=bundle.spec,
         model=ModelConfig(modality_weights=_public_weights(bundle)),
         training=recipe.training,
-        privacy=private_plan(recipe.epsilon, recipe.delta, recipe.training),
-        minimum_cohort=partners,
+        privacy=privacy,
+        minimum_cohort=len(groups),
     )
+    rate = planned_learning_rate(
+        config.training,
+        privacy,
+        users=sum(map(len, groups.values())),
+        partners=len(groups),
+        weights=sum(array.size for array in initial_state(config).values()),
+    )
+    config = config.model_copy(update={"training": config.training.model_copy(update={"learning_rate": rate})})
     write_atomically(recipe.out / MARKER, (config.model_dump_json(indent=2) + "\n").encode())
     return config
 
