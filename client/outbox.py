@@ -79,8 +79,9 @@ def find(folder: Path, reserve: str) -> Finished | None:
 
 def clear(folder: Path) -> None:
     """Forget all stored replies; called when another run begins."""
-    for path in folder.glob("*.safetensors"):
-        path.unlink(missing_ok=True)
+    for pattern in ("*.safetensors", ".*.safetensors.*"):  # the second: what a kill during a write leaves behind
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def _path(folder: Path, reserve: str) -> Path:

@@ -151,13 +151,30 @@ def test_the_next_start_tells_the_operator_what_the_crash_has_cost(
     assert any("attempt 0" in line and "stays spent" in line for line in caplog.messages), caplog.messages
 
 
-def test_a_stored_reply_that_was_damaged_on_the_disk_is_not_sent(tmp_path: Path) -> None:
-    sites = make_small_sites(tmp_path)
-    site = Site.open(sites.copy("site"))
-    sent = answer(site, *popularity(sites)).arrays["counts"]
+def damage_stored_reply(site: Site) -> None:
+    """Flip one bit of a weight; the file stays well-formed."""
     (kept,) = site.outbox.glob("*.safetensors")
     content = bytearray(kept.read_bytes())
     content[-1] ^= 1
     kept.write_bytes(bytes(content))
+
+
+def test_a_stored_reply_that_was_damaged_after_its_commit_is_not_sent(tmp_path: Path) -> None:
+    sites = make_small_sites(tmp_path)
+    site = Site.open(sites.copy("site"))
+    assert answer(site, *popularity(sites)).reply.refusal == ""
+    damage_stored_reply(site)
     again = answer(site, *popularity(sites))
-    assert again.reply.refusal == "site" or again.arrays["counts"].tobytes() == sent.tobytes()
+    assert (again.reply.refusal, again.arrays) == ("site", {})
+
+
+def test_a_reply_that_was_damaged_before_its_commit_is_neither_committed_nor_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sites = make_small_sites(tmp_path)
+    site = Site.open(sites.copy("site"))
+    killed_while("commit", site, popularity(sites), monkeypatch)
+    damage_stored_reply(site)
+    assert answer(site, *popularity(sites)).reply.refusal == "site"
+    with site.open_ledger() as ledger:
+        assert len(ledger.dangling()) == len(ledger.spent()) == 1
