@@ -35,6 +35,7 @@ class Policy(Strict):
         minimum_cohort: partners the coordinator must wait for before it opens an aggregate.
         allowed_releases: what may leave at all.
         allowed_features: digests of feature bundles, or ["*"] for the bundle installed at this site.
+        allowed_code: digests of the installed package (`Site.code_digest`), or ["*"] for whatever is installed.
         allow_without_privacy: whether a run without noise may touch the data.
     """
 
@@ -51,6 +52,7 @@ class Policy(Strict):
     minimum_cohort: Count = 1
     allowed_releases: tuple[Release, ...] = ("popularity", "train")
     allowed_features: tuple[str, ...] = ("*",)
+    allowed_code: tuple[str, ...] = ("*",)
     allow_without_privacy: bool = False
 
 
@@ -69,7 +71,15 @@ def read_policy(path: Path) -> Policy:
     return parse_config(Policy, values, source=path.name)
 
 
-def check_run(policy: Policy, config: RunConfig, *, users: int, installed_features: str, trained_weights: int) -> None:
+def check_run(
+    policy: Policy,
+    config: RunConfig,
+    *,
+    users: int,
+    installed_features: str,
+    trained_weights: int,
+    installed_code: str | None = None,
+) -> None:
     """Compare a run with the policy.
 
     Args:
@@ -78,11 +88,14 @@ def check_run(policy: Policy, config: RunConfig, *, users: int, installed_featur
         users: the partner's public number of users.
         installed_features: digest of the bundle at this site.
         trained_weights: weights that the run's model trains.
+        installed_code: digest of the package at this site; None where `check_code` is called for itself.
 
     Raises:
         PolicyRefusal: the first rule that the run breaks.
     """
     training, privacy = config.training, config.privacy
+    if installed_code is not None:
+        check_code(policy, installed_code)
     if privacy.mechanism == "none" and not policy.allow_without_privacy:
         raise PolicyRefusal(
             "privacy-off", "the run adds no noise, the policy requires it", remedy="Plan the run with an epsilon"
@@ -128,6 +141,24 @@ def _check_crowds(policy: Policy, config: RunConfig, users: int) -> None:
             "cohort",
             f"the run opens an aggregate of {config.minimum_cohort} partners, the least is {policy.minimum_cohort}",
             remedy="Raise minimum_cohort in the plan",
+        )
+
+
+def check_code(policy: Policy, installed_code: str) -> None:
+    """Whether the installed package may touch the data.
+
+    Args:
+        policy: the partner's limits.
+        installed_code: digest of the package at this site.
+
+    Raises:
+        PolicyRefusal: it is not in `allowed_code`.
+    """
+    if not ("*" in policy.allowed_code or installed_code in policy.allowed_code):
+        raise PolicyRefusal(
+            "code",
+            f"the installed package {installed_code[:12]} is not among the {len(policy.allowed_code)} allowed",
+            remedy="Install a release that the partner has reviewed, or list its digest under allowed_code",
         )
 
 

@@ -1,7 +1,7 @@
 """The single exit: everything a partner sends is made here, and has been charged before it is made.
 
-For each priced message: admit -> plan on the ledger -> receipt of the coordinator for the last head -> reserve (on
-disk) -> compute -> keep -> commit -> send with the new head, signed.
+For each priced message: admit -> receipt of the last head and plan on the ledger -> reserve (on disk) -> compute ->
+keep -> commit -> send with the new head, signed. The signature is checked before the policy: nobody probes its limits.
 A crash between any two of these can lose work, never budget: a reserve is not refunded, and a reply that was computed
 is found again and sent as it was. What leaves is the `Reply` fields and the arrays below, nothing else:
 
@@ -75,15 +75,15 @@ def answer(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answer:
 def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answer:
     config = parse_config(RunConfig, request.plan, source="the coordinator's plan")
     _check_request(config, kind, request, arrays)
-    check_run(
-        site.policy,
-        config,
-        users=site.config.users,
-        installed_features=site.bundle.digest,
-        trained_weights=sum(weight.numel() for weight in build_model(config).trainable_state().values()),
-    )
     with site.open_ledger() as ledger:
         challenge = confirm(ledger, kind, request)
+        check_run(
+            site.policy,
+            config,
+            users=site.config.users,
+            installed_features=site.bundle.digest,
+            trained_weights=sum(weight.numel() for weight in build_model(config).trainable_state().values()),
+        )
         made: Arrays = {}
         if kind is Kind.DESCRIBE:
             approve_plan(ledger, site, config)

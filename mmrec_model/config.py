@@ -23,6 +23,7 @@ Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=2, le=4096)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Strict(BaseModel):
@@ -64,9 +65,9 @@ class TransformConfig(Strict):
 class FeatureSpec(Strict):
     """Which feature bundle a run uses: its digest, its number of items and the width of each modality."""
 
-    digest: str
+    digest: Digest
     items: Count
-    dims: dict[Modality, int]
+    dims: dict[Modality, Count]
 
 
 class ModelConfig(Strict):
@@ -83,7 +84,7 @@ class ModelConfig(Strict):
 
     hidden: Width = 16
     trained_dims: Width = 64
-    modality_weights: dict[Modality, float] = {"text": 1.0, "image": 0.5, "audio": 0.5, "video": 0.5}
+    modality_weights: dict[Modality, NonNegative] = {"text": 1.0, "image": 0.5, "audio": 0.5, "video": 0.5}
     popularity_weight: NonNegative = 0.1
     fused_scale: Positive = 0.5
     temperature: Positive = 10.0

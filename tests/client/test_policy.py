@@ -10,7 +10,13 @@ from mmrec_model.errors import ConfigError, PolicyRefusal
 
 
 def check(policy: Policy, config: RunConfig, **facts: object) -> None:
-    given = {"users": 60, "installed_features": config.features.digest, "trained_weights": 100, **facts}
+    given = {
+        "users": 60,
+        "installed_features": config.features.digest,
+        "installed_code": "d" * 64,
+        "trained_weights": 100,
+        **facts,
+    }
     check_run(policy, config, **given)
 
 
@@ -32,6 +38,7 @@ def test_a_run_within_the_limits_is_accepted(config):
         ("users", {"minimum_users": 61}),
         ("cohort", {"minimum_cohort": 2}),
         ("features", {"allowed_features": ("f" * 64,)}),
+        ("code", {"allowed_code": ("c" * 64,)}),
     ],
 )
 def test_each_limit_refuses_by_its_own_code(code, limit, config):
@@ -48,6 +55,17 @@ def test_a_limit_itself_is_allowed(config):
 def test_a_bundle_that_is_not_installed_is_refused(config):
     with pytest.raises(PolicyRefusal, match="features"):
         check(Policy(max_delta=1e-3), config, installed_features="e" * 64)
+
+
+@pytest.mark.parametrize("allowed", [("*",), ("c" * 64, "d" * 64)])
+def test_code_that_is_listed_may_run(allowed, config):
+    check(Policy(max_delta=1e-3, allowed_code=allowed), config)
+
+
+@pytest.mark.parametrize("allowed", [(), ("d" * 63,), ("D" * 64,)])
+def test_code_that_is_not_listed_in_full_is_refused(allowed, config):
+    with pytest.raises(PolicyRefusal, match="allowed_code"):
+        check(Policy(max_delta=1e-3, allowed_code=allowed), config)
 
 
 def test_delta_must_stay_below_one_in_the_number_of_users(config):

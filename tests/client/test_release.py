@@ -183,6 +183,15 @@ def test_a_run_without_noise_needs_the_policys_word(make_site, make_request, con
     assert spent(open_site) == [{"type": "non_private"}]
 
 
+def test_code_that_the_partner_has_not_reviewed_spends_nothing(make_site, make_request):
+    site = make_site(allowed_code=("c" * 64,))
+    for kind, round_number in ((Kind.DESCRIBE, 0), (Kind.POPULARITY, 0), (Kind.TRAIN, 1)):
+        assert answer(site, kind, *make_request(round_number)).reply.refusal == "code"
+    assert types(site) == ["open"]
+    reviewed = make_site("reviewed", allowed_code=("c" * 64, site.code_digest))
+    assert answer(reviewed, Kind.TRAIN, *make_request(1)).reply.refusal == ""
+
+
 def test_counts_differ_from_the_truth_by_noise_of_the_planned_size(make_site, make_request, config):
     site = make_site()
     counts = answer(site, Kind.POPULARITY, *make_request(0)).arrays["counts"]

@@ -39,7 +39,7 @@ def config(*, sigma: float, steps: int, rate: float, learning_rate: float = 1.0,
     return RunConfig(
         run_id="bounds",
         seed=0,
-        features=FeatureSpec(digest="", items=500, dims={"text": 4}),
+        features=FeatureSpec(digest="0" * 64, items=500, dims={"text": 4}),
         training=TrainingConfig(local_steps=steps, sample_rate=rate, learning_rate=learning_rate),
         privacy=PrivacyConfig(
             mechanism="gaussian" if noisy else "none",

@@ -24,7 +24,7 @@ from server.witness import WitnessWatch
 CONFIG = RunConfig(
     run_id="strategy",
     seed=0,
-    features=FeatureSpec(digest="", items=3, dims={"text": 4}),
+    features=FeatureSpec(digest="0" * 64, items=3, dims={"text": 4}),
     privacy=PrivacyConfig(epsilon=1.0, noise_multiplier=1.0, popularity_noise_multiplier=1.0),
     round_timeout=7.0,
     minimum_cohort=2,

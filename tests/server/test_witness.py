@@ -20,7 +20,7 @@ def plan(*, coordinates: int = K, private: bool = True) -> RunConfig:
     return RunConfig(
         run_id="witness",
         seed=0,
-        features=FeatureSpec(digest="", items=3, dims={"text": 4}),
+        features=FeatureSpec(digest="0" * 64, items=3, dims={"text": 4}),
         training=TrainingConfig(local_steps=3, learning_rate=0.7, witness_coordinates=coordinates),
         privacy=PrivacyConfig(
             mechanism="gaussian" if private else "none",

@@ -1,0 +1,243 @@
+"""What the installed code shows about itself before it may spend anything, and the ledger's record of it.
+
+1. Neighbour replay: the private step that trains, with the model, loss and gradients that train, runs on made-up users;
+   none of them may move the release by more than `max_grad_norm` (`client.neighbour_replay`). One user reaches the
+   clip, or the test would prove nothing; one has data that is not a number.
+2. Random numbers: two draws of the site's kind of source are independent of each other, with the mean and the
+   deviation asked for, each within 6 standard errors (one false alarm in 10^8 starts).
+
+A `code` record of the ledger holds the result, and a `data_prep` record behind it the statistics that the code uses.
+Code whose last record is not a pass runs the test again; code that fails releases nothing. No user's data is read.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from importlib.metadata import version
+from typing import Final, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from client.gradients import gradients_by_name
+from client.gradients.contract import select_users
+from client.neighbour_replay import recorded_step, refuse_mixed_users, replay_neighbours
+from client.private_step import StepPlan
+from client.site import Site
+from client.training import GRADIENTS, Witnessed
+from mmrec_model.canonical import sha256_hex
+from mmrec_model.config import MODALITIES, ModelConfig
+from mmrec_model.errors import PolicyRefusal, PrivacyError
+from mmrec_model.model.items import Items
+from mmrec_model.model.loss import HistoryBatch, sampled_softmax_loss
+from mmrec_model.model.recommender import MultimodalRecommender
+from mmrec_model.privacy.bodies import RecordType
+from mmrec_model.privacy.ledger import Ledger
+from mmrec_model.privacy.noise import SYSTEM_SOURCE, GaussianNoise
+from mmrec_model.privacy.records import Record
+
+logger = logging.getLogger(__name__)
+
+Outcome = Literal["passed", "failed"]
+
+PLAN: Final = StepPlan(max_grad_norm=0.5, noise_multiplier=1.0, expected_users=3.5, sample_rate=0.5)
+LIBRARIES: Final = ("torch", "opacus", "numpy", "dp-accounting")
+_USERS, _PLACES, _NEGATIVES, _ITEMS, _WIDTH, _WITNESS = 7, 4, 6, 25, 5, 8
+_UNREADABLE = _ITEMS - 1
+_SEED: Final = b"self-test"
+_DRAWN, _STANDARD_ERRORS = 100_000, 6.0
+_REACHED = 0.99
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """What one run of the test found.
+
+    Attributes:
+        code_digest: of the package that ran.
+        rng: whether the random numbers are what they should be.
+        neighbour_replay: whether no made-up user moved the release by more than the clip.
+        replay_digest: SHA-256 of the replay's report; None if the step refused to run.
+    """
+
+    code_digest: str
+    rng: Outcome
+    neighbour_replay: Outcome
+    replay_digest: str | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the code may spend."""
+        return self.rng == self.neighbour_replay == "passed"
+
+    def body(self) -> dict[str, object]:
+        """The `code` record of the ledger."""
+        return {
+            "git_commit": None,
+            "wheel_digest": self.code_digest,
+            "lock_digest": None,
+            "container_digest": None,
+            "provenance": None,
+            "versions": installed_versions(),
+            "rng_self_test": self.rng,
+            "neighbour_replay": self.neighbour_replay,
+            "neighbour_replay_digest": self.replay_digest,
+        }
+
+
+@lru_cache(maxsize=8)
+def run_self_test(code_digest: str, source: str) -> SelfTest:
+    """Run both tests, once per process and code digest.
+
+    Args:
+        code_digest: of the installed package (`Site.code_digest`).
+        source: of the site's noise, as it names itself (`GaussianNoise.source`).
+    """
+    rng: Outcome = "passed" if _random_numbers_hold(source) else "failed"
+    holds, digest = _replay()
+    return SelfTest(code_digest, rng, "passed" if holds else "failed", digest)
+
+
+def require_self_test(site: Site) -> None:
+    """Refuse to go on with code that fails.
+
+    Raises:
+        PolicyRefusal: `self-test`.
+    """
+    _require_pass(run_self_test(site.code_digest, site.noise("self-test").source))
+
+
+def attest_code(ledger: Ledger, site: Site) -> None:
+    """Make sure that the ledger's last `code` record is a pass of the code that runs, and is followed by `data_prep`.
+
+    Raises:
+        PolicyRefusal: `self-test` if the installed code fails; the ledger states the failure.
+    """
+    last = _last(ledger, RecordType.CODE)
+    if last is None or not _is_pass_of(last, site.code_digest):
+        result = run_self_test(site.code_digest, site.noise("self-test").source)
+        if last is None or dict(last.values) != result.body():
+            last = ledger.append(RecordType.CODE, result.body())
+        _require_pass(result)
+    stated = _last(ledger, RecordType.DATA_PREP)
+    if stated is None or stated.seq < last.seq:
+        ledger.append(RecordType.DATA_PREP, {"statistics": _statistics(ledger)})
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the libraries that compute gradients, noise and prices."""
+    return {name.replace("-", "_"): version(name) for name in LIBRARIES}
+
+
+def _require_pass(result: SelfTest) -> None:
+    if not result.passed:
+        raise PolicyRefusal(
+            "self-test",
+            f"the installed code fails its own test: random numbers {result.rng}, "
+            f"sensitivity of the step {result.neighbour_replay}",
+            remedy="Install a release that passes; the partner's own log has the details",
+        )
+
+
+def _is_pass_of(record: Record, code_digest: str) -> bool:
+    outcomes = record.text("rng_self_test"), record.text("neighbour_replay")
+    same = record.maybe_text("wheel_digest") == code_digest and record.table("versions") == installed_versions()
+    return same and outcomes == ("passed", "passed")
+
+
+def _statistics(ledger: Ledger) -> dict[str, object]:
+    """Statistics that training uses: of the shared catalogue, and this partner's popularity once it is paid for."""
+    public = {"origin": "public", "charge": None}
+    statistics: dict[str, object] = {"item_vocabulary": public, "catalogue_transform": public}
+    dangling = {record.hash for record in ledger.dangling()}
+    for record in ledger.records:
+        paid = record.type == RecordType.RESERVE and record.hash not in dangling
+        if paid and record.text("kind") == "popularity" and record.table("mechanism")["type"] != "non_private":
+            statistics["popularity"] = {"origin": "dp", "charge": record.hash}
+    return statistics
+
+
+def _last(ledger: Ledger, record_type: RecordType) -> Record | None:
+    return next((record for record in reversed(ledger.records) if record.type == record_type), None)
+
+
+def _random_numbers_hold(source: str) -> bool:
+    noise = GaussianNoise(seed=None if source == SYSTEM_SOURCE else _SEED)
+    first, second = (noise.draw(_DRAWN, 1.0) for _ in range(2))
+    error = 1.0 / math.sqrt(_DRAWN)
+    measured = {
+        "mean of the first": (first.mean(), error),
+        "mean of the second": (second.mean(), error),
+        "deviation of the first": (first.std() - 1.0, error / math.sqrt(2.0)),
+        "deviation of the second": (second.std() - 1.0, error / math.sqrt(2.0)),
+        "correlation of the two": ((first * second).mean(), error),
+    }
+    odd = {name: float(value) for name, (value, unit) in measured.items() if not abs(value) < _STANDARD_ERRORS * unit}
+    if odd:
+        logger.error("the random numbers are off by more than %g standard errors: %s", _STANDARD_ERRORS, odd)
+    return not odd and noise.source == source
+
+
+def _replay() -> tuple[bool, str | None]:
+    """Whether the step holds its bound, and the digest of the report."""
+    catalogue, users = _made_up_catalogue(), _made_up_users()
+    model, gradients = _made_up_model(), gradients_by_name(GRADIENTS)
+    loss = partial(_loss, catalogue=catalogue)
+    step = recorded_step(model, loss, PLAN, gradients, lambda: GaussianNoise(seed=_SEED), micro_batch=3)
+    try:
+        report = replay_neighbours(step, users, PLAN.max_grad_norm)
+        readable = select_users(users, torch.arange(_USERS - 1))
+        refuse_mixed_users(model, loss, readable, gradients)
+    except PrivacyError:
+        logger.exception("the private step does not run on made-up users")
+        return False, None
+    holds = report.holds and report.measured >= _REACHED * report.limit
+    if not holds:
+        logger.error("the private step on made-up users: %s", report)
+    return holds, sha256_hex(repr(report).encode())
+
+
+def _loss(model: nn.Module, batch: HistoryBatch, *, catalogue: Items) -> Tensor:
+    """The loss that trains, of the model inside."""
+    if not isinstance(model, Witnessed):
+        raise TypeError(f"the loss needs a Witnessed model, got {type(model).__name__}")
+    return sampled_softmax_loss(model.model, catalogue, batch)
+
+
+def _made_up_model() -> Witnessed:
+    """The recommender with every trained weight away from zero, so that every layer has a gradient."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = ModelConfig(hidden=3, trained_dims=4)
+        model = MultimodalRecommender(config, dict.fromkeys(MODALITIES, _WIDTH))
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(0.3 * torch.randn(weight.shape))
+    model.train()
+    return Witnessed(model, _WITNESS)
+
+
+def _made_up_catalogue() -> Items:
+    """Unit vectors of all modalities, some missing; the last item has numbers that are none."""
+    rng = np.random.default_rng(1)
+    present_NM = rng.random((_ITEMS, len(MODALITIES))) < 0.7
+    present_NM[:, 0] = True
+    vectors = {}
+    for place, name in enumerate(MODALITIES):
+        rows = rng.normal(size=(_ITEMS, _WIDTH)) * present_NM[:, place, None]
+        vectors[name] = (rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(min=1e-9)).astype(np.float32)
+    vectors[MODALITIES[0]][_UNREADABLE] = np.nan
+    return Items.from_arrays(vectors, present_NM, rng.normal(size=_ITEMS).astype(np.float32))
+
+
+def _made_up_users() -> HistoryBatch:
+    """Histories of every length from none to full; the last user has the item that is not a number."""
+    rng = np.random.default_rng(2)
+    items_BL = rng.integers(0, _UNREADABLE, size=(_USERS, _PLACES + _NEGATIVES))
+    lengths_B = np.minimum(np.arange(_USERS), _PLACES)
+    items_BL[-1, 0] = _UNREADABLE
+    return HistoryBatch(torch.from_numpy(items_BL), torch.from_numpy(np.arange(_PLACES) < lengths_B[:, None]))
