@@ -9,10 +9,9 @@ import math
 from dataclasses import dataclass
 
 from client import outbox
-from client.policy import check_code
 from client.popularity import sensitivity
 from client.pricing import price, renyi_price
-from client.self_test import require_self_test
+from client.self_test import attest_code
 from client.site import Site
 from mmrec_model.config import RunConfig
 from mmrec_model.errors import PolicyRefusal
@@ -87,11 +86,10 @@ def approve_plan(ledger: Ledger, site: Site, config: RunConfig) -> None:
     The code that runs is checked first, also in the middle of a run: it may have been replaced since the last round.
 
     Raises:
-        PolicyRefusal: `code` if the installed package is not allowed; `self-test` if it fails its own test; `budget`
-            if the plan does not fit; `plan-changed` if the run was approved with another plan.
+        PolicyRefusal: `self-test` if the installed package fails its own test; `budget` if the plan does not fit;
+            `plan-changed` if the run was approved with another plan.
     """
-    check_code(site.policy, site.code_digest)
-    require_self_test(site)
+    attest_code(ledger, site)
     known = [record for record in ledger.records if _is_plan_of(record, config.run_id)]
     if known:
         if known[-1].text("config_digest") != config.digest:

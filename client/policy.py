@@ -78,7 +78,7 @@ def check_run(
     users: int,
     installed_features: str,
     trained_weights: int,
-    installed_code: str | None = None,
+    installed_code: str,
 ) -> None:
     """Compare a run with the policy.
 
@@ -88,14 +88,13 @@ def check_run(
         users: the partner's public number of users.
         installed_features: digest of the bundle at this site.
         trained_weights: weights that the run's model trains.
-        installed_code: digest of the package at this site; None where `check_code` is called for itself.
+        installed_code: digest of the package at this site.
 
     Raises:
         PolicyRefusal: the first rule that the run breaks.
     """
     training, privacy = config.training, config.privacy
-    if installed_code is not None:
-        check_code(policy, installed_code)
+    check_code(policy, installed_code)
     if privacy.mechanism == "none" and not policy.allow_without_privacy:
         raise PolicyRefusal(
             "privacy-off", "the run adds no noise, the policy requires it", remedy="Plan the run with an epsilon"

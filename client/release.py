@@ -82,6 +82,7 @@ def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answe
             config,
             users=site.config.users,
             installed_features=site.bundle.digest,
+            installed_code=site.code_digest,
             trained_weights=sum(weight.numel() for weight in build_model(config).trainable_state().values()),
         )
         made: Arrays = {}

@@ -102,15 +102,6 @@ def run_self_test(code_digest: str, source: str) -> SelfTest:
     return SelfTest(code_digest, rng, "passed" if holds else "failed", digest)
 
 
-def require_self_test(site: Site) -> None:
-    """Refuse to go on with code that fails.
-
-    Raises:
-        PolicyRefusal: `self-test`.
-    """
-    _require_pass(run_self_test(site.code_digest, site.noise("self-test").source))
-
-
 def attest_code(ledger: Ledger, site: Site) -> None:
     """Make sure that the ledger's last `code` record is a pass of the code that runs, and is followed by `data_prep`.
 
