@@ -9,9 +9,9 @@ import math
 from dataclasses import dataclass
 
 from client import outbox
+from client.attestation import attest_code
 from client.popularity import sensitivity
 from client.pricing import price, renyi_price
-from client.self_test import attest_code
 from client.site import Site
 from mmrec_model.config import RunConfig
 from mmrec_model.errors import PolicyRefusal

@@ -96,7 +96,7 @@ def make_workspace(folder: Path) -> Path:
         store=folder / "vectors",
     )
     groups = divide(recipe)
-    found(recipe, groups, plan(recipe, bundle, len(groups)))
+    found(recipe, groups, plan(recipe, bundle, groups))
     return recipe.out
 
 
@@ -159,3 +159,9 @@ def test_a_folder_that_is_no_app_is_refused_before_anything_starts(tmp_path: Pat
     with pytest.raises(UsageError, match="0 partners"):
         run_with_flower(tmp_path, 0)
     assert leftovers(temporary) == []
+
+
+@pytest.mark.parametrize("package", ["client", "mmrec_model", "server"])
+def test_no_module_has_a_name_that_flower_leaves_out_of_its_bundle(package: str, repository: Path) -> None:
+    names = [path.name for path in (repository / package).rglob("*.py")]
+    assert [name for name in names if name.startswith("test_") or name.endswith("_test.py")] == []

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from client import self_test, site
+from client import attestation, site
+from client.attestation import attest_code, run_self_test
 from client.gradients import ClippedSum, gradients_by_name
 from client.gradients.contract import count_users
 from client.release import answer
-from client.self_test import attest_code, run_self_test
 from mmrec_model.errors import PolicyRefusal, PrivacyError
 from mmrec_model.privacy.ledger import Ledger
 from mmrec_model.privacy.noise import SEEDED_SOURCE, SYSTEM_SOURCE, GaussianNoise
@@ -86,7 +86,7 @@ class Refusing:
 
 @pytest.mark.parametrize("broken", [Unclipped, Silent, Refusing])
 def test_a_step_that_does_not_bound_a_user_or_ignores_him_fails(broken, monkeypatch):
-    monkeypatch.setattr(self_test, "gradients_by_name", lambda _: broken())
+    monkeypatch.setattr(attestation, "gradients_by_name", lambda _: broken())
     result = run_self_test(DIGEST, SYSTEM_SOURCE)
     assert (result.neighbour_replay, result.rng, result.passed) == ("failed", "passed", False)
 
@@ -101,12 +101,12 @@ def others_subtracted(model, catalogue, batch):
     return users - 0.5 * users.nan_to_num().detach().mean() * users
 
 
-real_loss = self_test.sampled_softmax_loss
+real_loss = attestation.sampled_softmax_loss
 
 
 @pytest.mark.parametrize("mixed", [mean_over_users, others_subtracted])
 def test_a_loss_in_which_users_meet_fails(mixed, monkeypatch):
-    monkeypatch.setattr(self_test, "sampled_softmax_loss", mixed)
+    monkeypatch.setattr(attestation, "sampled_softmax_loss", mixed)
     assert run_self_test(DIGEST, SYSTEM_SOURCE).neighbour_replay == "failed"
 
 
@@ -134,16 +134,16 @@ BAD_NOISE = {
 
 @pytest.mark.parametrize("name", BAD_NOISE)
 def test_noise_that_is_not_what_was_asked_for_fails(name, monkeypatch):
-    monkeypatch.setattr(self_test, "GaussianNoise", source(BAD_NOISE[name]))
+    monkeypatch.setattr(attestation, "GaussianNoise", source(BAD_NOISE[name]))
     result = run_self_test(DIGEST, SYSTEM_SOURCE)
     assert (result.rng, result.neighbour_replay) == ("failed", "passed")
 
 
 def test_noise_of_another_source_than_configured_fails(monkeypatch):
-    monkeypatch.setattr(self_test, "GaussianNoise", source(honest))
+    monkeypatch.setattr(attestation, "GaussianNoise", source(honest))
     assert run_self_test(DIGEST, SYSTEM_SOURCE).rng == "passed"
     run_self_test.cache_clear()
-    monkeypatch.setattr(self_test, "GaussianNoise", source(honest, SEEDED_SOURCE))
+    monkeypatch.setattr(attestation, "GaussianNoise", source(honest, SEEDED_SOURCE))
     assert run_self_test(DIGEST, SYSTEM_SOURCE).rng == "failed"
 
 
@@ -175,7 +175,7 @@ def test_other_code_is_recorded_with_the_statistics_that_were_paid_for_by_then(m
 
 def test_code_that_fails_spends_nothing(make_site, make_request, monkeypatch):
     made = make_site()
-    monkeypatch.setattr(self_test, "gradients_by_name", lambda _: Unclipped())
+    monkeypatch.setattr(attestation, "gradients_by_name", lambda _: Unclipped())
     for kind, round_number in ((Kind.DESCRIBE, 0), (Kind.POPULARITY, 0), (Kind.TRAIN, 1)):
         assert answer(made, kind, *make_request(round_number)).reply.refusal == "self-test"
     assert not {"plan", "reserve"} & set(types(made))
@@ -186,7 +186,7 @@ def test_code_that_fails_spends_nothing(make_site, make_request, monkeypatch):
 
 def test_a_failure_is_recorded_once_and_replaced_by_a_later_pass(make_site, monkeypatch):
     made = make_site()
-    monkeypatch.setattr(self_test, "gradients_by_name", lambda _: Unclipped())
+    monkeypatch.setattr(attestation, "gradients_by_name", lambda _: Unclipped())
     for _ in range(2):
         with pytest.raises(PolicyRefusal, match="self-test"):
             attest(made)
@@ -219,7 +219,7 @@ def test_a_crash_behind_the_code_record_is_made_good_at_the_next_start(make_site
 def test_a_pass_on_the_ledger_is_neither_repeated_nor_recorded_again(make_site, monkeypatch):
     made = make_site()
     attest(made)
-    monkeypatch.setattr(self_test, "run_self_test", lambda *_arguments: pytest.fail("tested again"))
+    monkeypatch.setattr(attestation, "run_self_test", lambda *_arguments: pytest.fail("tested again"))
     attest(made)
     assert types(made) == ["open", "code", "data_prep"]
 
@@ -227,6 +227,6 @@ def test_a_pass_on_the_ledger_is_neither_repeated_nor_recorded_again(make_site, 
 def test_other_versions_of_the_libraries_are_recorded_anew(make_site, monkeypatch):
     made = make_site()
     attest(made)
-    monkeypatch.setattr(self_test, "version", lambda name: f"{name}-next")
+    monkeypatch.setattr(attestation, "version", lambda name: f"{name}-next")
     attest(made)
     assert types(made) == ["open", "code", "data_prep", "code", "data_prep"]
