@@ -55,8 +55,9 @@ workspace = ""
 
 
 @pytest.fixture(autouse=True)
-def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An own folder for temporary files, with a name short enough for Ray's sockets; nothing may be left in it."""
+    tmp_path_factory.getbasetemp()  # pytest's own folder must not be made inside the one that is removed
     with tempfile.TemporaryDirectory(prefix="mm") as folder:
         monkeypatch.setattr("tempfile.tempdir", folder)
         yield Path(folder)
