@@ -29,10 +29,9 @@ from mmrec_model.model.loss import HistoryBatch, sampled_softmax_loss
 from mmrec_model.model.recommender import MultimodalRecommender, build_model
 from mmrec_model.privacy.noise import GaussianNoise
 from mmrec_model.privacy.witness import witness_size
-from mmrec_model.protocol import Arrays
+from mmrec_model.protocol import PRIOR, Arrays
 
 GRADIENTS = "bookkeeping"
-PRIOR = "prior"
 
 
 @dataclass(frozen=True)

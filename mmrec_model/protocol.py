@@ -31,6 +31,8 @@ from mmrec_model.errors import ProtocolError
 PROTOCOL_VERSION = 1
 ARRAYS = "arrays"
 FIELDS = "fields"
+PRIOR: Final = "prior"
+"""The standardised log popularity that travels beside the trained arrays."""
 WITNESS: Final = "witness"
 """Name of the array of noise alone that an update carries; see `mmrec_model.privacy.witness`."""
 REQUEST_DOMAIN: Final = b"mmrec-request/v1\0"

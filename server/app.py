@@ -17,8 +17,8 @@ from flwr.serverapp import Grid, ServerApp
 from mmrec_model.config import RunConfig, parse_config
 from mmrec_model.errors import ConfigError, MmrecError, ModelError
 from mmrec_model.model.recommender import initial_state
-from mmrec_model.protocol import WITNESS, Arrays
-from server.checkpoint import PRIOR, CheckpointStore, Snapshot, export_state
+from mmrec_model.protocol import PRIOR, WITNESS, Arrays
+from server.checkpoint import CheckpointStore, Snapshot, export_state
 from server.journal import Journal, WaveFacts
 from server.messages import pack_arrays
 from server.sites import Sites

@@ -21,11 +21,9 @@ from safetensors.numpy import load, save
 
 from mmrec_model.canonical import sha256_hex
 from mmrec_model.errors import ModelError
-from mmrec_model.protocol import Arrays, arrays_digest
+from mmrec_model.protocol import PRIOR, Arrays, arrays_digest
 from mmrec_model.storage import write_atomically
 
-PRIOR = "prior"
-"""Name under which the popularity prior travels beside the trained arrays."""
 _STATE, _VELOCITY = "state/", "velocity/"
 
 

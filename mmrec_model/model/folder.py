@@ -22,11 +22,10 @@ from mmrec_model.canonical import canonical_json
 from mmrec_model.config import RunConfig, parse_config
 from mmrec_model.errors import ModelError
 from mmrec_model.model.recommender import MultimodalRecommender, build_model
-from mmrec_model.protocol import Arrays
+from mmrec_model.protocol import PRIOR, Arrays
 from mmrec_model.storage import sha256_of_file, write_atomically
 
 WEIGHTS, CONFIG, CARD, DIGESTS = "model.safetensors", "config.json", "README.md", "digests.json"
-PRIOR = "prior"
 
 
 @dataclass(frozen=True)
