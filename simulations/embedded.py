@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
+from simulations.progress import Progress
 from simulations.synthetic.answer import FILE_NAME, KnownAnswer
 from simulations.synthetic.folder import write_synthetic
 
 USERS, ITEMS = 2400, 400
 
 
-class Advance(Protocol):
-    """Told how many items are made."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` parts of `stage`."""
-
-
-def embedded_data(out: Path, seed: int, advance: Advance) -> Path:
+def embedded_data(out: Path, seed: int, progress: Progress) -> Path:
     """The folder with text, pictures, sounds and films; kept if it was made with the same numbers.
 
     Args:
         out: the workspace; the data goes to its folder `data`.
         seed: of the set.
-        advance: told about every item.
+        progress: told about every item.
     """
     folder = out / "data"
     if (folder / FILE_NAME).is_file():
@@ -34,6 +27,6 @@ def embedded_data(out: Path, seed: int, advance: Advance) -> Path:
         ).is_file():
             return folder
     write_synthetic(
-        folder, users=USERS, items=ITEMS, seed=seed, progress=lambda done, total: advance("drawing items", done, total)
+        folder, users=USERS, items=ITEMS, seed=seed, progress=lambda done, total: progress("drawing items", done, total)
     )
     return folder

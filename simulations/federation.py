@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 
@@ -27,19 +27,13 @@ from simulations.card import write_card
 from simulations.flower_door import run_with_flower
 from simulations.loopback import run_loopback
 from simulations.partition import catalogue_of
+from simulations.progress import Progress
 from simulations.record import Outcome, build_record, final_state
 from simulations.report import write_report
 from simulations.run_record import RunRecord, as_json, write_run
 from simulations.workspace import Recipe, divide, encode, found, plan
 
 Engine = Literal["loopback", "flower"]
-
-
-class Progress(Protocol):
-    """Whoever shows a person how far a stage is."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` parts of `stage` are finished."""
 
 
 @dataclass

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from pydantic import JsonValue
@@ -41,6 +41,7 @@ from simulations.assessment import (
     metrics,
     of_partner,
 )
+from simulations.progress import Progress
 from simulations.run_record import (
     DataFacts,
     FeatureFacts,
@@ -83,36 +84,29 @@ class Outcome:
         return self.config.privacy.mechanism != "none"
 
 
-class Advance(Protocol):
-    """Told how far the assessment is."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` parts of `stage`."""
-
-
 def final_state(out: Path) -> Arrays:
     """The trained arrays and the prior, as the coordinator exported them."""
     return load((out / "coordinator" / "final.safetensors").read_bytes())
 
 
-def build_record(outcome: Outcome, validation: Panel, test: Panel, advance: Advance) -> RunRecord:
+def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Progress) -> RunRecord:
     """Assess a finished run.
 
     Args:
         outcome: the trained workspace.
         validation: for the curve over rounds.
         test: for the final figures; looked at once.
-        advance: told about rounds and systems assessed.
+        progress: told about rounds and systems assessed.
     """
     state = final_state(outcome.recipe.out)
     catalogue = outcome.sites[0].items.with_prior(state["prior"])
     model = _model(outcome.config, state)
-    advance("assessing", 0, 2)
+    progress("assessing", 0, 2)
     found = test.rank(test.model_scorer(model, catalogue))
     floors = floor_ranks(test, build_model(outcome.config), catalogue)
-    advance("assessing", 1, 2)
+    progress("assessing", 1, 2)
     baselines = baseline_ranks(test)
-    advance("assessing", 2, 2)
+    progress("assessing", 2, 2)
     return RunRecord(
         command=outcome.command,
         version=_versions(),
@@ -128,7 +122,7 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, advance: Adva
         floor_standard_errors=all_errors(floors),
         baseline_standard_errors=all_errors(baselines),
         verdict=_verdict(found, floors, outcome.config.seed),
-        rounds=_rounds(outcome, validation.sample(CURVE_USERS, outcome.config.seed), advance),
+        rounds=_rounds(outcome, validation.sample(CURVE_USERS, outcome.config.seed), progress),
         seconds={},
         privacy=_privacy(outcome),
         wall_seconds=0.0,
@@ -236,7 +230,7 @@ def _verdict(found: Ranks, floors: Mapping[str, Ranks], seed: int) -> Verdict:
     )
 
 
-def _rounds(outcome: Outcome, panel: Panel, advance: Advance) -> list[RoundRecord]:
+def _rounds(outcome: Outcome, panel: Panel, progress: Progress) -> list[RoundRecord]:
     """The curve: each snapshot of the coordinator on the same validation users."""
     store = CheckpointStore(outcome.coordinator / "rounds", outcome.config.digest)
     records = []
@@ -255,7 +249,7 @@ def _rounds(outcome: Outcome, panel: Panel, advance: Advance) -> list[RoundRecor
                 epsilon=_spent_after(outcome.config, round_) if outcome.private else None,
             )
         )
-        advance("assessing rounds", round_ + 1, last + 1)
+        progress("assessing rounds", round_ + 1, last + 1)
     return records
 
 

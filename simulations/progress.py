@@ -1,0 +1,12 @@
+"""How long work tells whoever waits for it how far it is."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Told how far a stage is; `simulations.screen.Bars` shows it to a person."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` parts of `stage`."""
