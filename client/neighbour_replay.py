@@ -158,7 +158,6 @@ def recorded_step(
         noise: makes a generator in always the same state, such as `GaussianNoise(seed=...)`.
         micro_batch: users per micro-batch.
     """
-
     run = partial(_released, model, user_loss, plan, gradients, micro_batch)
     planned = plan.noise_multiplier * plan.max_grad_norm
     units: list[Tensor] = []
@@ -186,7 +185,7 @@ class _Steady:
         return np.full(count, self._level * standard_deviation)
 
     def poisson_sample(self, population: int, rate: float) -> npt.NDArray[np.int64]:
-        return np.arange(population)
+        return np.flatnonzero(np.full(population, rate) > 0.0)
 
 
 def _noise_units(run: Callable[[Noise, Batch], Release], batch: Batch) -> Iterator[Tensor]:

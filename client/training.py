@@ -206,4 +206,3 @@ def _sample(config: RunConfig, histories: Histories, noise: GaussianNoise) -> li
         seed=noise.integer(),
     )
     return HistoryBatch.from_users(drawn).split(training.micro_batch)
-

@@ -27,9 +27,7 @@ from mmrec_model.protocol import WITNESS, Arrays
 from mmrec_model.storage import write_atomically
 
 
-def check(
-    path: Path, config: RunConfig, arrays: Arrays, *, users: int, clip: float | None
-) -> dict[str, object] | None:
+def check(path: Path, config: RunConfig, arrays: Arrays, *, users: int, clip: float | None) -> dict[str, object] | None:
     """Judge the block of a finished update.
 
     Args:

@@ -72,9 +72,10 @@ def planned_learning_rate(
 ) -> float:
     """The learning rate, lowered where noise would outweigh what a step learns; from public numbers alone.
 
-    A round's sum has at most `sample_rate * users` unit-norm user gradients and noise of norm
-    `multiplier * sqrt(partners * weights)`, in units of the clip and with the gradients' noise multiplier, because each partner adds its own. Measured on two sets: full rate
-    is best where their ratio is above 4, and falls below the untrained model where it is 2.
+    A round's sum has at most `sample_rate * users` user gradients of the length of the clip, and noise of
+    `sqrt(partners * weights)` times the gradients' noise multiplier in the same unit, because each partner adds its
+    own. Measured on two sets: full rate is best where their ratio is above 4, and falls below the untrained model where
+    it is 2.
 
     Args:
         training: gives the full rate.

@@ -253,6 +253,7 @@ def _rounds(outcome: Outcome, panel: Panel, advance: Advance) -> list[RoundRecor
                 rejected=facts["rejected"],
                 seconds=facts["seconds"],
                 epsilon=_spent_after(outcome.config, round_) if outcome.private else None,
+                clip=None if snapshot.clip is None else float(snapshot.clip[0]),
             )
         )
         advance("assessing rounds", round_ + 1, last + 1)

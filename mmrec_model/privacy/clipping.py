@@ -78,7 +78,8 @@ def clip_of(privacy: PrivacyConfig, state: Mapping[str, npt.NDArray[np.float32]]
         return privacy.max_grad_norm
     if array is None or array.shape != (1,):
         raise ProtocolError(
-            f"the global state has no '{CLIP}' of one number, the plan clips adaptively", remedy="Upgrade the older side"
+            f"the global state has no '{CLIP}' of one number, the plan clips adaptively",
+            remedy="Upgrade the older side",
         )
     clip, (low, high) = float(array[0]), clip_bounds(privacy)
     if not low <= clip <= high:
@@ -89,9 +90,7 @@ def clip_of(privacy: PrivacyConfig, state: Mapping[str, npt.NDArray[np.float32]]
     return clip
 
 
-def next_clip(
-    privacy: PrivacyConfig, clip_1: npt.NDArray[np.float32], share: float
-) -> npt.NDArray[np.float32]:
+def next_clip(privacy: PrivacyConfig, clip_1: npt.NDArray[np.float32], share: float) -> npt.NDArray[np.float32]:
     """The clip after a round of adaptive clipping, float32 [1], never outside the plan's range.
 
     Args:
