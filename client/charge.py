@@ -13,10 +13,11 @@ from client.attestation import attest_code
 from client.popularity import sensitivity
 from client.pricing import price, renyi_price
 from client.site import Site
-from mmrec_model.config import RunConfig
+from mmrec_model.config import PrivacyConfig, RunConfig
 from mmrec_model.errors import PolicyRefusal
 from mmrec_model.planning import plan_events, popularity_event, training_event
 from mmrec_model.privacy.bodies import RecordType
+from mmrec_model.privacy.clipping import clip_of
 from mmrec_model.privacy.events import (
     GaussianRelease,
     NonPrivate,
@@ -27,7 +28,7 @@ from mmrec_model.privacy.events import (
 )
 from mmrec_model.privacy.ledger import Ledger
 from mmrec_model.privacy.records import Record
-from mmrec_model.protocol import Kind, Request
+from mmrec_model.protocol import Arrays, Kind, Request
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Charge:
         round: 0 for the popularity release, then 1, 2, ...
         kind: the message type.
         event: what it will cost.
-        sensitivity: L2 bound of one user's contribution; None without noise.
+        sensitivity: L2 bound of one user's contribution (of a training round, to the gradients); None without noise.
         model_digest: the global state it starts from; None before training.
         server_nonce: the coordinator's nonce for this message; None from a coordinator that is not pinned.
     """
@@ -53,12 +54,22 @@ class Charge:
     server_nonce: str | None
 
 
-def charge_of(config: RunConfig, kind: Kind, request: Request) -> Charge:
-    """What answering `request` will cost."""
+def charge_of(config: RunConfig, kind: Kind, request: Request, state: Arrays) -> Charge:
+    """What answering `request` will cost.
+
+    Args:
+        config: the plan.
+        kind: the message type.
+        request: its fields.
+        state: the global arrays it carries; empty but for training.
+
+    Raises:
+        ProtocolError: the state has no clip, or one outside the plan's range.
+    """
     if kind is Kind.POPULARITY:
         event, bound = popularity_event(config.privacy), sensitivity(config.privacy)
     else:
-        event, bound = training_event(config.privacy, config.training, rounds=1), config.privacy.max_grad_norm
+        event, bound = training_event(config.privacy, config.training, rounds=1), clip_of(config.privacy, state)
     private = not isinstance(event, NonPrivate)
     return Charge(
         run_id=config.run_id,
@@ -147,7 +158,7 @@ def _plan_body(config: RunConfig, events: tuple[PrivacyEvent, ...], users: int) 
         "sample_rate": training.sample_rate,
         "noise_multiplier": privacy.noise_multiplier if private else None,
         "max_grad_norm": privacy.max_grad_norm,
-        "clipping": "flat",
+        "clipping": privacy.clipping,
         "rounds": training.rounds,
         "steps": training.rounds * training.local_steps,
         "divisor": training.sample_rate * users,
@@ -157,8 +168,20 @@ def _plan_body(config: RunConfig, events: tuple[PrivacyEvent, ...], users: int) 
             "local_steps": training.local_steps,
             "max_history": training.max_history,
             "negatives": training.negatives,
+            **_clip_settings(privacy),
         },
         "adaptivity": "fixed",
         **{name: value if math.isfinite(value) else None for name, value in costs.items()},
         "reason": None,
+    }
+
+
+def _clip_settings(privacy: PrivacyConfig) -> dict[str, object]:
+    if privacy.clipping == "flat":
+        return {}
+    return {
+        "clip_quantile": privacy.clip_quantile,
+        "clip_learning_rate": privacy.clip_learning_rate,
+        "clip_count_noise": privacy.clip_count_noise,
+        "clip_range": privacy.clip_range,
     }

@@ -1,7 +1,9 @@
 """Deterministic test of the real step: one user may move what is released by `max_grad_norm` at most.
 
 The step runs twice from the same weights and the same noise state, once with a user and once without him. Whatever
-the two releases differ by is that user's doing, because nothing else changed; it may be at most `max_grad_norm`. A
+the two releases differ by is that user's doing, because nothing else changed; it may be at most `max_grad_norm`, in
+units in which the noise that is really there is the plan's: gradients with half of their noise count double, and where
+a count of users is released beside the gradients, both count together, each in units of its own noise. A
 handful of users with extreme data finds missing, per-layer or per-record clipping, losses that mix users, divisors that
 count users, and non-finite users, in milliseconds (after Re:cord-play, arXiv 2602.17454). It runs on made-up data, so
 its result is public.
@@ -12,11 +14,14 @@ A pass is evidence, not proof: it bounds the users that were tried. It must be r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -27,8 +32,9 @@ from mmrec_model.errors import PrivacyError
 
 Release: TypeAlias = Sequence[Tensor]
 Step: TypeAlias = Callable[[Batch], Release]
-"""Returns the noised sum of one step (the noised mean times the public divisor). Every call must start from the same
-weights and the same state of the noise, which is what makes two calls comparable."""
+"""Returns the noised sum of one step (the noised mean times the public divisor), and the noised count where there is
+one. Every call must start from the same weights and the same state of the noise, which is what makes two calls
+comparable."""
 
 ROUNDING = 1e-3
 """Relative excess over the limit that is put down to float32 rounding of sums and noise."""
@@ -138,7 +144,11 @@ def recorded_step(
     *,
     micro_batch: int = 64,
 ) -> Step:
-    """A repeatable `private_step` on a copy of the model, releasing the noised sum that the optimizer was given.
+    """A repeatable `private_step` on a copy of the model: the noised sum that the optimizer was given, and the count.
+
+    Both are in units in which the noise has deviation `noise_multiplier * max_grad_norm`. The noise is measured, not
+    taken from the plan: before its first release the step runs on nobody, once with one standard deviation of noise in
+    every number and once with none, and so again on the batch. A step whose noise depends on the users releases NaN.
 
     Args:
         model: where every call starts from; it is not changed.
@@ -148,23 +158,70 @@ def recorded_step(
         noise: makes a generator in always the same state, such as `GaussianNoise(seed=...)`.
         micro_batch: users per micro-batch.
     """
+    run = partial(_released, model, user_loss, plan, gradients, micro_batch)
+    planned = plan.noise_multiplier * plan.max_grad_norm
+    units: list[Tensor] = []
 
     def step(batch: Batch) -> Release:
-        replica = deepcopy(model)
-        trained = [parameter for parameter in replica.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.SGD(trained, lr=1.0)
-        released: list[Tensor] = []
-
-        def record(*_: object) -> None:
-            released.extend(p.grad.double() * plan.expected_users for p in trained if p.grad is not None)
-
-        optimizer.register_step_pre_hook(record)
-        parts = torch.split(torch.arange(count_users(batch)), micro_batch)
-        batches = (select_users(batch, part) for part in parts)
-        private_step(replica, optimizer, batches, user_loss, plan, noise(), gradients)
-        return released
+        released = run(noise(), batch)
+        if not planned:
+            return released
+        if not units:
+            units.extend(_noise_units(run, batch))
+        return [planned * part / unit for part, unit in zip(released, units, strict=True)]
 
     return step
+
+
+class _Steady:
+    """A source whose every number is `level` times the deviation that is asked for."""
+
+    source = "constant"
+
+    def __init__(self, level: float) -> None:
+        self._level = level
+
+    def draw(self, count: int, standard_deviation: float) -> npt.NDArray[np.float64]:
+        return np.full(count, self._level * standard_deviation)
+
+    def poisson_sample(self, population: int, rate: float) -> npt.NDArray[np.int64]:
+        return np.flatnonzero(np.full(population, rate) > 0.0)
+
+
+def _noise_units(run: Callable[[Noise, Batch], Release], batch: Batch) -> Iterator[Tensor]:
+    """What one standard deviation of noise adds to each number; NaN where the users of the batch change that."""
+    nobody = select_users(batch, torch.zeros(0, dtype=torch.int64))
+    cases = [run(_Steady(level), users) for users in (nobody, batch) for level in (0.0, 1.0)]
+    for silent, loud, silent_among, loud_among in zip(*cases, strict=True):
+        unit = loud - silent
+        same = torch.isclose(loud_among - silent_among, unit, rtol=ROUNDING, atol=0.0)
+        yield unit.masked_fill(~same, math.nan)
+
+
+def _released(  # noqa: PLR0917 - the parts of a step
+    model: nn.Module,
+    user_loss: UserLoss,
+    plan: StepPlan,
+    gradients: PerUserGradients,
+    micro_batch: int,
+    noise: Noise,
+    batch: Batch,
+) -> Release:
+    replica = deepcopy(model)
+    trained = [parameter for parameter in replica.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=1.0)
+    released: list[Tensor] = []
+
+    def record(*_: object) -> None:
+        released.extend(p.grad.double() * plan.expected_users for p in trained if p.grad is not None)
+
+    optimizer.register_step_pre_hook(record)
+    parts = torch.split(torch.arange(count_users(batch)), micro_batch)
+    batches = (select_users(batch, part) for part in parts if len(part))
+    facts = private_step(replica, optimizer, batches, user_loss, plan, noise, gradients)
+    if facts.clip_share is not None:
+        released.append(torch.tensor([facts.clip_share * plan.expected_users], dtype=torch.float64))
+    return released
 
 
 def _vector(release: Release) -> Tensor:

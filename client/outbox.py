@@ -29,12 +29,14 @@ class Finished:
         event: the mechanism, read back from what ran.
         steps: private steps taken.
         rng: source of the noise.
+        sensitivity: L2 bound of one user's contribution, read back likewise; None without noise.
     """
 
     arrays: Arrays
     event: PrivacyEvent
     steps: int
     rng: str
+    sensitivity: float | None
 
 
 def keep(folder: Path, reserve: str, finished: Finished) -> None:
@@ -49,6 +51,7 @@ def keep(folder: Path, reserve: str, finished: Finished) -> None:
         "event": to_record(finished.event),
         "steps": finished.steps,
         "rng": finished.rng,
+        "sensitivity": finished.sensitivity,
         "digest": arrays_digest(finished.arrays),
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in finished.arrays.items()}
@@ -70,7 +73,8 @@ def find(folder: Path, reserve: str) -> Finished | None:
             arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
         if arrays_digest(arrays) != facts["digest"]:
             raise ValueError("the arrays are not those that were stored")
-        return Finished(arrays, from_record(facts["event"]), int(facts["steps"]), str(facts["rng"]))
+        bound = None if facts["sensitivity"] is None else float(facts["sensitivity"])
+        return Finished(arrays, from_record(facts["event"]), int(facts["steps"]), str(facts["rng"]), bound)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise LedgerError(
             f"the stored reply {path.name} is damaged", remedy="Delete it; its cost stays spent"

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from mmrec_model.config import Count, Fraction, Positive, RunConfig, Strict, parse_config
 from mmrec_model.errors import ConfigError, PolicyRefusal
+from mmrec_model.privacy.clipping import clip_bounds
 
 Release = Literal["popularity", "train"]
 
@@ -29,7 +30,9 @@ class Policy(Strict):
         max_history: interactions of one user that a step may see.
         max_rounds: rounds of one run.
         max_steps: private steps of one run, over all rounds.
-        max_grad_norm: largest clipping bound.
+        max_grad_norm: largest clipping bound; with adaptive clipping, of the top of its range.
+        allowed_clipping: ways to choose the clip of a round: the plan's own, or by a priced count of users within it.
+        max_clip_range: how many times larger or smaller than its start an adaptive clip may become.
         max_sample_rate: largest share of users in one step.
         max_trained_weights: largest number of weights that a run may train.
         minimum_cohort: partners the coordinator must wait for before it opens an aggregate.
@@ -47,6 +50,8 @@ class Policy(Strict):
     max_rounds: Count = 500
     max_steps: Count = 2000
     max_grad_norm: Positive = 10.0
+    allowed_clipping: tuple[Literal["flat", "adaptive"], ...] = ("flat", "adaptive")
+    max_clip_range: Annotated[float, Field(ge=1.1, le=1000.0)] = 1000.0
     max_sample_rate: Fraction = 0.5
     max_trained_weights: Count = 2_000_000
     minimum_cohort: Count = 1
@@ -107,11 +112,18 @@ def check_run(
             f"the run uses feature bundle {config.features.digest[:12]}, this site has {installed_features[:12]}",
             remedy="Install the coordinator's bundle and list its digest under allowed_features",
         )
+    if privacy.clipping not in policy.allowed_clipping:
+        raise PolicyRefusal(
+            "clipping",
+            f"the run asks for '{privacy.clipping}' clipping, allowed is {list(policy.allowed_clipping)}",
+            remedy="Plan the run with an allowed clipping, or allow it in policy.toml",
+        )
     asked: list[tuple[str, float, float]] = [
         ("delta", privacy.delta, policy.max_delta),
         ("rounds", training.rounds, policy.max_rounds),
         ("steps", training.rounds * training.local_steps, policy.max_steps),
-        ("clip", privacy.max_grad_norm, policy.max_grad_norm),
+        ("clip", clip_bounds(privacy)[1], policy.max_grad_norm),
+        ("clip-range", privacy.clip_range if privacy.clipping == "adaptive" else 1.0, policy.max_clip_range),
         ("sample-rate", training.sample_rate, policy.max_sample_rate),
         ("history", training.max_history, policy.max_history),
         ("popularity-cap", privacy.popularity_cap, policy.max_history),

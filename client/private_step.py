@@ -7,7 +7,11 @@ nothing, the number of users being public):
   2. `expected_users` is a constant of the plan; no count of the users at hand enters anything that leaves;
   3. an empty sample is an ordinary step that consists of noise; a non-finite user counts as absent; no step ends
      early because of data;
-  4. `StepFacts` holds what was really used, read back from the calls that used it, for the ledger.
+  4. `StepFacts` holds what was really used, read back from the calls that used it, for the ledger;
+  5. with `count_noise` the step also releases how many users were within the clip (each counts +1/2, one beyond it
+     -1/2, an absent one 0), with noise of that deviation, divided by `expected_users`. The gradients then have the
+     larger `gradient_noise_multiplier`, so that both together cost `noise_multiplier` (Andrew et al. 2021, arXiv
+     1905.03871, Theorem 1; `mmrec_model.privacy.clipping`).
 
 With each user sampled independently with probability `sample_rate`, the step is a Poisson-subsampled Gaussian mechanism
 with sensitivity 1 and standard deviation `noise_multiplier`.
@@ -28,6 +32,7 @@ from torch import Tensor, nn
 from client.gradients import Batch, PerUserGradients, UserLoss, refuse_unsupported
 from client.gradients.contract import trainable_parameters, zero_sums
 from mmrec_model.errors import PrivacyError
+from mmrec_model.privacy.clipping import gradient_noise_multiplier
 
 CHUNK = 1 << 16
 """Weights that are noised at once: small enough that the float64 numbers stay in the cache."""
@@ -53,10 +58,12 @@ class StepPlan:
 
     Attributes:
         max_grad_norm: C, the L2 bound of one user's gradient, > 0.
-        noise_multiplier: sigma, noise in units of C; above 0 for `gaussian`, 0 for `none`.
+        noise_multiplier: sigma, noise of the whole release in units of C; above 0 for `gaussian`, 0 for `none`.
         expected_users: what the noised sum is divided by: sample_rate times the public number of users, >= 1.
         sample_rate: probability with which each user joins the step, in (0, 1].
         mechanism: `none` only for runs without privacy, which a partner's policy must allow.
+        count_noise: deviation of the noise on the count of users within the clip, in users, above
+            `noise_multiplier` / 2; None if no count is released.
 
     Raises:
         PrivacyError: a value outside its range, or noise that does not fit the mechanism.
@@ -67,6 +74,7 @@ class StepPlan:
     expected_users: float
     sample_rate: float
     mechanism: Literal["gaussian", "none"] = "gaussian"
+    count_noise: float | None = None
 
     def __post_init__(self) -> None:
         _require("max_grad_norm", self.max_grad_norm, "above 0 and finite", holds=0.0 < self.max_grad_norm < math.inf)
@@ -79,6 +87,14 @@ class StepPlan:
         else:
             silent = self.noise_multiplier == 0.0
             _require("noise_multiplier", self.noise_multiplier, "0 for mechanism 'none'", holds=silent)
+        if self.count_noise is not None:
+            enough = self.mechanism == "gaussian" and self.noise_multiplier < 2.0 * self.count_noise < math.inf
+            _require("count_noise", self.count_noise, "above half the noise multiplier of 'gaussian'", holds=enough)
+
+    @property
+    def gradient_noise_multiplier(self) -> float:
+        """Noise of the gradients in units of C: `noise_multiplier`, and more where the count is released too."""
+        return gradient_noise_multiplier(self.noise_multiplier, self.count_noise)
 
 
 @dataclass(frozen=True)
@@ -101,6 +117,11 @@ class LocalStatistics:
         """Share of the users whose norm exceeds the clip; 0 for an empty step."""
         return float((self.norms_B > max_grad_norm).double().mean()) if self.users else 0.0
 
+    def centred_count(self, max_grad_norm: float) -> float:
+        """Half of (users within the clip - users beyond it); a user without a finite norm is in neither."""
+        present_B = self.norms_B[torch.isfinite(self.norms_B)]
+        return int((present_B <= max_grad_norm).sum()) - len(present_B) / 2
+
 
 @dataclass(frozen=True)
 class StepFacts:
@@ -111,12 +132,14 @@ class StepFacts:
         noise_multiplier: as planned.
         max_grad_norm: the clip handed to the gradients.
         noise_standard_deviation: what the generator was asked for, per weight of the sum; 0 without noise.
-        noise_numbers: how many normal numbers were added.
+        noise_numbers: how many normal numbers were added to the sum.
         divisor: what the noised sum was divided by.
         sample_rate: as planned.
         trained_weights: number of weights in the gradient.
         noise_source: name of the generator.
         gradients: the way in which gradients were computed.
+        count_noise: what the generator was asked for, for the count of users within the clip; None without a count.
+        clip_share: that count, centred and noised, over the divisor: a release; None without a count.
         local: unnoised statistics for the partner's own eyes.
     """
 
@@ -130,6 +153,8 @@ class StepFacts:
     trained_weights: int
     noise_source: str
     gradients: str
+    count_noise: float | None
+    clip_share: float | None
     local: LocalStatistics
 
 
@@ -159,11 +184,12 @@ def private_step(  # noqa: PLR0917 - model, data, plan and chance are all needed
     refuse_unsupported(model)
     _refuse_foreign_optimizer(model, optimizer)
     totals, local = _clipped_total(model, batches, user_loss, plan.max_grad_norm, gradients)
-    deviation = plan.noise_multiplier * plan.max_grad_norm
+    deviation = plan.gradient_noise_multiplier * plan.max_grad_norm
     numbers, released = 0, list[Tensor]()
     for parameter, total in zip(trainable_parameters(model), totals, strict=True):
         released.append(torch.empty_like(total, dtype=parameter.dtype))
         numbers += _write_noised_mean(released[-1], total, deviation, plan.expected_users, noise)
+    share = None if plan.count_noise is None else _noised_share(local, plan, plan.count_noise, noise)
     for parameter, gradient in zip(trainable_parameters(model), released, strict=True):
         parameter.grad = gradient
     optimizer.step()
@@ -179,6 +205,8 @@ def private_step(  # noqa: PLR0917 - model, data, plan and chance are all needed
         trained_weights=sum(total.numel() for total in totals),
         noise_source=noise.source if numbers else "none",
         gradients=gradients.name,
+        count_noise=plan.count_noise,
+        clip_share=share,
         local=local,
     )
 
@@ -206,15 +234,25 @@ def _write_noised_mean(gradient: Tensor, total: Tensor, deviation: float, diviso
         if deviation == 0.0:
             out.copy_(part.double().div_(divisor))
             continue
-        drawn = noise.draw(len(part), deviation)
-        if drawn.dtype != np.float64 or drawn.shape != (len(part),):
-            raise PrivacyError(
-                f"the noise source returned {drawn.dtype} of shape {drawn.shape}, needed is float64 of ({len(part)},)",
-                remedy="Use mmrec_model.privacy.noise.GaussianNoise",
-            )
+        drawn = _drawn(noise, len(part), deviation)
         out.copy_(torch.from_numpy(drawn).to(part.device).add_(part).div_(divisor))
         written += len(part)
     return written
+
+
+def _noised_share(local: LocalStatistics, plan: StepPlan, deviation: float, noise: Noise) -> float:
+    count = local.centred_count(plan.max_grad_norm) + float(_drawn(noise, 1, deviation)[0])
+    return count / plan.expected_users
+
+
+def _drawn(noise: Noise, count: int, deviation: float) -> npt.NDArray[np.float64]:
+    drawn = noise.draw(count, deviation)
+    if drawn.dtype != np.float64 or drawn.shape != (count,):
+        raise PrivacyError(
+            f"the noise source returned {drawn.dtype} of shape {drawn.shape}, needed is float64 of ({count},)",
+            remedy="Use mmrec_model.privacy.noise.GaussianNoise",
+        )
+    return drawn
 
 
 def _chunks(tensor: Tensor) -> tuple[Tensor, ...]:

@@ -8,6 +8,7 @@ is found again and sent as it was. What leaves is the `Reply` fields and the arr
     DESCRIBE    name, public number of users                                                price 0
     POPULARITY  noised item counts                                                          one Gaussian release
     TRAIN       change of the trained weights after noised, clipped steps; witness block    sampled Gaussian steps
+                with adaptive clipping, the noised share of users within the clip           in the same steps
     these three the signed head of the ledger and the proof that it only grew               price 0
     any kind    a refusal: a policy code and a text without private values                  price 0
 """
@@ -18,22 +19,24 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from client import outbox, witness
 from client.charge import Charge, approve_plan, charge_of, committed_event, find_reserve
 from client.coordinator import Shown, confirm, show
 from client.outbox import Finished
 from client.policy import Release, check_release, check_run
-from client.popularity import count_items
+from client.popularity import count_items, sensitivity
 from client.site import Site
 from client.training import train_round
 from mmrec_model.config import RunConfig, parse_config
 from mmrec_model.errors import BudgetExhausted, LedgerError, MmrecError, PolicyRefusal, ProtocolError
 from mmrec_model.model.recommender import build_model
-from mmrec_model.privacy.events import to_record
+from mmrec_model.privacy.events import NonPrivate, to_record
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.privacy.ledger import Ledger
 from mmrec_model.privacy.records import Record
-from mmrec_model.protocol import WITNESS, Arrays, Kind, Reply, Request, arrays_digest
+from mmrec_model.protocol import CLIP_SHARE, WITNESS, Arrays, Kind, Reply, Request, arrays_digest
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +93,7 @@ def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answe
             approve_plan(ledger, site, config)
         else:
             check_release(site.policy, _NAMES[kind])
-            made = _priced(site, ledger, charge_of(config, kind, request), config, arrays)
+            made = _priced(site, ledger, charge_of(config, kind, request, arrays), config, arrays)
         return Answer(_reply(site, kind, request, show(ledger, challenge)), made)
 
 
@@ -132,10 +135,12 @@ def _priced(site: Site, ledger: Ledger, charge: Charge, config: RunConfig, state
             reserve,
             update_digest=arrays_digest(finished.arrays),
             mechanism=to_record(finished.event),
-            sensitivity=charge.sensitivity,
+            sensitivity=finished.sensitivity,
             steps_done=finished.steps,
             rng=finished.rng,
-            witness=witness.check(site.witness, config, finished.arrays, users=site.config.users),
+            witness=witness.check(
+                site.witness, config, finished.arrays, users=site.config.users, clip=finished.sensitivity
+            ),
         )
         witness.remember(site.witness, finished.arrays)
     _require_committed(ledger, reserve, finished)
@@ -156,7 +161,8 @@ def _make_popularity(site: Site, reserve: Record, config: RunConfig, _state: Arr
     noise = site.noise(f"popularity/{reserve.text('run_id')}/{reserve.whole('attempt')}")
     counts = count_items(site.dataset.train, config.features.items, config.privacy, noise)
     event = committed_event(config, noise_multiplier=config.privacy.popularity_noise_multiplier, steps=None)
-    return Finished({"counts": counts}, event, 1, _rng(config, noise.source))
+    bound = None if isinstance(event, NonPrivate) else sensitivity(config.privacy)
+    return Finished({"counts": counts}, event, 1, _rng(config, noise.source), bound)
 
 
 def _make_update(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
@@ -167,9 +173,12 @@ def _make_update(site: Site, reserve: Record, config: RunConfig, state: Arrays) 
     arrays = dict(trained.update)
     if trained.witness.size:
         arrays[WITNESS] = trained.witness
+    if trained.clip_share is not None:
+        arrays[CLIP_SHARE] = np.array([trained.clip_share], np.float32)
+    bound = None if isinstance(event, NonPrivate) else trained.max_grad_norm
     # Noise that is not right is not even kept: the next request is a new attempt.
-    witness.check(site.witness, config, arrays, users=site.config.users)
-    return Finished(arrays, event, trained.steps, _rng(config, noise.source))
+    witness.check(site.witness, config, arrays, users=site.config.users, clip=bound)
+    return Finished(arrays, event, trained.steps, _rng(config, noise.source), bound)
 
 
 _MAKERS: dict[Kind, Callable[[Site, Record, RunConfig, Arrays], Finished]] = {

@@ -27,9 +27,10 @@ from mmrec_model.errors import PrivacyError, ProtocolError
 from mmrec_model.model.items import Items
 from mmrec_model.model.loss import HistoryBatch, sampled_softmax_loss
 from mmrec_model.model.recommender import MultimodalRecommender, build_model
+from mmrec_model.privacy.clipping import clip_of
 from mmrec_model.privacy.noise import GaussianNoise
 from mmrec_model.privacy.witness import witness_size
-from mmrec_model.protocol import PRIOR, Arrays
+from mmrec_model.protocol import PRIOR, Arrays, trained_arrays
 
 GRADIENTS = "bookkeeping"
 
@@ -42,8 +43,10 @@ class TrainedRound:
         update: change of each trained array.
         noise_multiplier: of every step, read back and found to be the plan's.
         steps: steps taken.
-        max_grad_norm: of every step, read back likewise.
+        max_grad_norm: the clip of every step, read back likewise.
         witness: float32 [K], what the steps made of the witness block; empty in a run without one.
+        clip_share: mean over the steps of the noised share of users within the clip, less one half (a release, see
+            `StepFacts.clip_share`); None with flat clipping.
     """
 
     update: Arrays
@@ -51,6 +54,7 @@ class TrainedRound:
     steps: int
     max_grad_norm: float
     witness: npt.NDArray[np.float32]
+    clip_share: float | None
 
 
 def train_round(
@@ -62,37 +66,61 @@ def train_round(
         config: the approved run.
         catalogue: all items, without prior.
         histories: the partner's train histories.
-        state: the global arrays: the trained ones and `prior`.
+        state: the global arrays: the trained ones, `prior` and, with adaptive clipping, the round's `clip`.
         users: the public number of users, which sets the divisor.
         noise: source of sampling and noise.
 
     Raises:
-        ProtocolError: the state has no prior of one number per item.
+        ProtocolError: the state has no prior of one number per item, or not the clip that the plan asks for.
         ModelError: the state does not fit the model.
         PrivacyError: a step did not use the plan's clip, noise, rate or divisor, or left weights without noise.
     """
     model, items = _global_model(config, catalogue, state)
     before = {name: weight.clone() for name, weight in model.trainable_state().items()}
-    training, privacy = config.training, config.privacy
-    plan = StepPlan(
-        max_grad_norm=privacy.max_grad_norm,
-        noise_multiplier=privacy.noise_multiplier,
-        expected_users=max(1.0, training.sample_rate * users),
-        sample_rate=training.sample_rate,
-        mechanism=privacy.mechanism,
-    )
+    training, plan = config.training, _step_plan(config, users, clip_of(config.privacy, state))
     witnessed = Witnessed(model, witness_size(config))
     optimizer = torch.optim.SGD(witnessed.parameters(), lr=training.learning_rate)
-    loss = partial(_loss, catalogue=items)
+    loss, gradients = partial(user_loss, catalogue=items), gradients_by_name(GRADIENTS)
+    weights = sum(map(torch.numel, witnessed.parameters()))
     facts = []
     for _ in range(training.local_steps):
         batches = _sample(config, histories, noise)
         metered = Metered(noise)
-        facts.append(private_step(witnessed, optimizer, batches, loss, plan, metered, gradients_by_name(GRADIENTS)))
-        _require_planned(facts[-1], metered.drawn, plan, weights=sum(map(torch.numel, witnessed.parameters())))
+        facts.append(private_step(witnessed, optimizer, batches, loss, plan, metered, gradients))
+        _require_planned(facts[-1], metered.drawn, plan, weights=weights)
     after = model.trainable_state()
-    update = {name: (after[name] - before[name]).numpy().astype(np.float32) for name in sorted(after)}
-    return TrainedRound(update, plan.noise_multiplier, len(facts), plan.max_grad_norm, witnessed.block())
+    return TrainedRound(
+        update={name: (after[name] - before[name]).numpy().astype(np.float32) for name in sorted(after)},
+        noise_multiplier=facts[-1].noise_multiplier,
+        steps=len(facts),
+        max_grad_norm=facts[-1].max_grad_norm,
+        witness=witnessed.block(),
+        clip_share=_mean_share(facts),
+    )
+
+
+def user_loss(model: nn.Module, batch: HistoryBatch, *, catalogue: Items) -> Tensor:
+    """The loss that trains, [B]: of the model inside a `Witnessed` one."""
+    if not isinstance(model, Witnessed):
+        raise TypeError(f"the loss needs a Witnessed model, got {type(model).__name__}")
+    return sampled_softmax_loss(model.model, catalogue, batch)
+
+
+def _step_plan(config: RunConfig, users: int, clip: float) -> StepPlan:
+    training, privacy = config.training, config.privacy
+    return StepPlan(
+        max_grad_norm=clip,
+        noise_multiplier=privacy.noise_multiplier,
+        expected_users=max(1.0, training.sample_rate * users),
+        sample_rate=training.sample_rate,
+        mechanism=privacy.mechanism,
+        count_noise=privacy.clip_count_noise,
+    )
+
+
+def _mean_share(facts: list[StepFacts]) -> float | None:
+    shares = [step.clip_share for step in facts if step.clip_share is not None]
+    return sum(shares) / len(shares) if shares else None
 
 
 class Witnessed(nn.Module):
@@ -133,15 +161,21 @@ class Metered:
 
 
 def _require_planned(facts: StepFacts, drawn: Mapping[float, int], plan: StepPlan, *, weights: int) -> None:
-    """Compare what a step did with what it should have done: one number of the planned deviation per weight."""
-    deviation = plan.noise_multiplier * plan.max_grad_norm
-    planned = (plan.mechanism, plan.max_grad_norm, plan.expected_users, plan.sample_rate)
-    found = (facts.mechanism, facts.max_grad_norm, facts.divisor, facts.sample_rate)
-    expected = {deviation: weights} if deviation else {}
-    if found != planned or dict(drawn) != expected:
+    """Compare what a step did with what it should have done: one number of the planned deviation per weight and count.
+
+    Gradients and count have a deviation each, which together make the plan's noise multiplier.
+    """
+    planned = (plan.mechanism, plan.noise_multiplier, plan.max_grad_norm, plan.expected_users, plan.sample_rate)
+    found = (facts.mechanism, facts.noise_multiplier, facts.max_grad_norm, facts.divisor, facts.sample_rate)
+    expected: Counter[float] = Counter()
+    if deviation := plan.gradient_noise_multiplier * plan.max_grad_norm:
+        expected[deviation] += weights
+    if plan.count_noise is not None:
+        expected[plan.count_noise] += 1
+    if found != planned or dict(drawn) != dict(expected) or (facts.clip_share is None) != (plan.count_noise is None):
         raise PrivacyError(
-            f"a step used mechanism, clip, divisor and rate {found} and drew {dict(drawn)} (numbers by deviation), "
-            f"the plan says {planned} and {expected}",
+            f"a step used mechanism, noise, clip, divisor and rate {found} and drew {dict(drawn)} (numbers by "
+            f"deviation), the plan says {planned} and {dict(expected)}",
             remedy="Release nothing; correct the training code and reserve a new attempt",
         )
 
@@ -153,7 +187,7 @@ def _global_model(config: RunConfig, catalogue: Items, state: Arrays) -> tuple[M
             f"the global state has no '{PRIOR}' of {config.features.items} items", remedy="Upgrade the older side"
         )
     model = build_model(config)
-    model.load_trainable_state({name: torch.tensor(array) for name, array in state.items() if name != PRIOR})
+    model.load_trainable_state({name: torch.tensor(array) for name, array in trained_arrays(state).items()})
     model.train()
     return model, catalogue.with_prior(prior)
 
@@ -172,9 +206,3 @@ def _sample(config: RunConfig, histories: Histories, noise: GaussianNoise) -> li
         seed=noise.integer(),
     )
     return HistoryBatch.from_users(drawn).split(training.micro_batch)
-
-
-def _loss(model: nn.Module, batch: HistoryBatch, *, catalogue: Items) -> Tensor:
-    if not isinstance(model, Witnessed):
-        raise TypeError(f"the loss needs a Witnessed model, got {type(model).__name__}")
-    return sampled_softmax_loss(model.model, catalogue, batch)

@@ -27,7 +27,7 @@ from mmrec_model.protocol import WITNESS, Arrays
 from mmrec_model.storage import write_atomically
 
 
-def check(path: Path, config: RunConfig, arrays: Arrays, *, users: int) -> dict[str, object] | None:
+def check(path: Path, config: RunConfig, arrays: Arrays, *, users: int, clip: float | None) -> dict[str, object] | None:
     """Judge the block of a finished update.
 
     Args:
@@ -35,6 +35,7 @@ def check(path: Path, config: RunConfig, arrays: Arrays, *, users: int) -> dict[
         config: the plan.
         arrays: the finished reply.
         users: the public number of users.
+        clip: of the round; None in a run without noise.
 
     Returns:
         The `witness` of the commit record; None if the reply has no block.
@@ -43,9 +44,9 @@ def check(path: Path, config: RunConfig, arrays: Arrays, *, users: int) -> dict[
         PrivacyError: the deviation is not that of the planned noise, or the noise is that of the round before.
     """
     block_K = arrays.get(WITNESS)
-    if block_K is None:
+    if block_K is None or clip is None:
         return None
-    spread = Spread().plus(block_K, expected_deviation(config, users=users))
+    spread = Spread().plus(block_K, expected_deviation(config, users=users, clip=clip))
     if not spread.is_honest:
         low, high = ratio_bounds(spread.count)
         raise PrivacyError(

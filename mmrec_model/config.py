@@ -23,6 +23,8 @@ Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=2, le=4096)]
+_FLOAT32_CLIPS = (1e-30, 1e30)
+"""Adaptive clips travel as float32."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -130,8 +132,16 @@ class PrivacyConfig(Strict):
         epsilon: the whole plan's price at one partner, at `delta`, under `relation`; null without privacy.
         delta: failure probability of the guarantee.
         relation: neighbouring data sets: one user's data replaced by nothing, the number of users being public.
-        noise_multiplier: noise of a training step, in units of `max_grad_norm`.
-        max_grad_norm: L2 bound of one user's gradient.
+        noise_multiplier: noise of a training step, in units of its clip; with adaptive clipping, of gradients and
+            count together (`mmrec_model.privacy.clipping`).
+        max_grad_norm: L2 bound of one user's gradient; with adaptive clipping, that of the first round.
+        clipping: `flat`, or `adaptive`: the clip follows a quantile of the users' gradient norms. The fields below
+            belong to `adaptive` and keep their defaults with `flat`.
+        clip_quantile: share of the users whose gradients should be within the clip.
+        clip_learning_rate: change of the clip's logarithm per round and unit of error in that share.
+        clip_count_noise: deviation of the noise on the number of users within the clip, in users; above
+            `noise_multiplier` / 2 and null with `flat`.
+        clip_range: no round's clip is more than this many times larger or smaller than `max_grad_norm`.
         popularity_noise_multiplier: noise of the popularity release, in units of sqrt(`popularity_cap`).
         popularity_cap: distinct items of a user that the popularity release counts.
     """
@@ -142,6 +152,11 @@ class PrivacyConfig(Strict):
     relation: Literal["zero_out"] = "zero_out"
     noise_multiplier: NonNegative
     max_grad_norm: Positive = 1.0
+    clipping: Literal["flat", "adaptive"] = "flat"
+    clip_quantile: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    clip_learning_rate: Annotated[float, Field(gt=0.0, le=10.0)] = 0.2
+    clip_count_noise: Positive | None = None
+    clip_range: Annotated[float, Field(ge=1.1, le=1000.0)] = 10.0
     popularity_noise_multiplier: NonNegative
     popularity_cap: Count = 20
 
@@ -152,6 +167,25 @@ class PrivacyConfig(Strict):
             raise ValueError("mechanism 'gaussian' needs an epsilon and both noise multipliers above 0")
         if self.mechanism == "none" and (max(noises) > 0.0 or self.epsilon is not None):
             raise ValueError("mechanism 'none' needs epsilon null and noise multipliers of 0")
+        return self
+
+    @model_validator(mode="after")
+    def _clip_is_planned(self) -> Self:
+        if self.clipping == "flat":
+            fields = type(self).model_fields
+            names = ("clip_quantile", "clip_learning_rate", "clip_count_noise", "clip_range")
+            if odd := [name for name in names if getattr(self, name) != fields[name].default]:
+                raise ValueError(f"clipping 'flat' does not use {odd}")
+            return self
+        if self.mechanism == "none":
+            raise ValueError("clipping 'adaptive' needs mechanism 'gaussian': its count is a priced release")
+        if self.clip_count_noise is None or not 2.0 * self.clip_count_noise > self.noise_multiplier:
+            raise ValueError(
+                f"clipping 'adaptive' needs clip_count_noise above noise_multiplier / 2 = {self.noise_multiplier / 2:g}"
+            )
+        least, most = _FLOAT32_CLIPS
+        if self.max_grad_norm / self.clip_range < least or self.max_grad_norm * self.clip_range > most:
+            raise ValueError(f"clipping 'adaptive' needs a range of clips from {least:g} to {most:g}")
         return self
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 
-from mmrec_model.config import PrivacyConfig, RunConfig, TrainingConfig
+from mmrec_model.config import PrivacyConfig, RunConfig, TrainingConfig, parse_config
 from mmrec_model.errors import PrivacyError
 from mmrec_model.privacy.calibration import calibrate
+from mmrec_model.privacy.clipping import gradient_noise_multiplier
 from mmrec_model.privacy.events import GaussianRelease, NonPrivate, PrivacyEvent, SampledGaussian
 from mmrec_model.privacy.gaussian_dp import gaussian_mu
 
@@ -18,6 +19,11 @@ POPULARITY_SHARE = 0.1
 """Part of the squared mu-GDP budget that the popularity prior gets; the rest trains."""
 ENOUGH_SIGNAL = 4.0
 """Ratio of the largest signal of a step to its noise from which on the full learning rate is used."""
+
+COUNT_NOISE_SHARE = 0.05
+"""Noise on the number of users within the clip, as a share of the users of a step."""
+LEAST_COUNT_NOISE = 2.0
+"""The same at least, in noise multipliers of the plan: the gradients then have 1.033 times the noise."""
 
 
 def popularity_event(privacy: PrivacyConfig) -> PrivacyEvent:
@@ -42,14 +48,34 @@ def plan_events(config: RunConfig) -> tuple[PrivacyEvent, ...]:
     return tuple(events)
 
 
+def adaptive_clipping(privacy: PrivacyConfig, *, expected_users: float) -> PrivacyConfig:
+    """The same plan at the same price, with a clip that follows the users' gradient norms.
+
+    The noise of the count is a twentieth of the users of a step, as in Andrew et al. (2021, section 4), so that the
+    clip moves steadily; where steps are small it is `LEAST_COUNT_NOISE` noise multipliers, so that the gradients pay
+    for the count with 3 % more noise at most.
+
+    Args:
+        privacy: a plan with noise.
+        expected_users: users of a step at one partner, from public numbers.
+
+    Raises:
+        ConfigError: the plan has no noise, or a clip that cannot travel as float32.
+    """
+    count_noise = max(COUNT_NOISE_SHARE * expected_users, LEAST_COUNT_NOISE * privacy.noise_multiplier)
+    changes = {"clipping": "adaptive", "clip_count_noise": count_noise}
+    return parse_config(PrivacyConfig, privacy.model_dump() | changes, source="the plan's privacy")
+
+
 def planned_learning_rate(
     training: TrainingConfig, privacy: PrivacyConfig, *, users: int, partners: int, weights: int
 ) -> float:
     """The learning rate, lowered where noise would outweigh what a step learns; from public numbers alone.
 
-    A round's sum has at most `sample_rate * users` unit-norm user gradients and noise of norm
-    `noise_multiplier * sqrt(partners * weights)`, because each partner adds its own. Measured on two sets: full rate
-    is best where their ratio is above 4, and falls below the untrained model where it is 2.
+    A round's sum has at most `sample_rate * users` user gradients of the length of the clip, and noise of
+    `sqrt(partners * weights)` times the gradients' noise multiplier in the same unit, because each partner adds its
+    own. Measured on two sets: full rate is best where their ratio is above 4, and falls below the untrained model where
+    it is 2.
 
     Args:
         training: gives the full rate.
@@ -58,7 +84,8 @@ def planned_learning_rate(
         partners: number of partners.
         weights: trained weights.
     """
-    noise = privacy.noise_multiplier * math.sqrt(partners * weights)
+    multiplier = gradient_noise_multiplier(privacy.noise_multiplier, privacy.clip_count_noise)
+    noise = multiplier * math.sqrt(partners * weights)
     signal = training.sample_rate * users
     return training.learning_rate * min(1.0, signal / (ENOUGH_SIGNAL * noise)) if noise else training.learning_rate
 

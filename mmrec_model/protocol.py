@@ -6,7 +6,8 @@ listed here does not cross the wire.
 
     DESCRIBE    coordinator -> partner   nothing private is read; the partner answers who it is
     POPULARITY  coordinator -> partner   one priced release: noised counts of distinct users per item
-    TRAIN       coordinator -> partner   one priced release per round: the noised, clipped mean update
+    TRAIN       coordinator -> partner   one priced release per round: the noised, clipped mean update, and with
+                                         adaptive clipping the noised share of users within the clip
 
 Both sides sign. A request carries the coordinator's signature over all of itself, a nonce for this partner and this
 message, and the countersignature of the last ledger head that the partner showed. A reply carries the partner's
@@ -33,6 +34,10 @@ ARRAYS = "arrays"
 FIELDS = "fields"
 PRIOR: Final = "prior"
 """The standardised log popularity that travels beside the trained arrays."""
+CLIP: Final = "clip"
+"""The clip of the round, float32 [1], beside the trained arrays of a run with adaptive clipping."""
+CLIP_SHARE: Final = "clip_share"
+"""Name of the array, float32 [1], by which an update of such a run says how many users were within the clip."""
 WITNESS: Final = "witness"
 """Name of the array of noise alone that an update carries; see `mmrec_model.privacy.witness`."""
 REQUEST_DOMAIN: Final = b"mmrec-request/v1\0"
@@ -113,6 +118,11 @@ class Reply:
 
 
 MessageT = TypeVar("MessageT", Request, Reply)
+
+
+def trained_arrays(state: Arrays) -> Arrays:
+    """A global state without what travels beside the trained arrays."""
+    return {name: array for name, array in state.items() if name not in {PRIOR, CLIP}}
 
 
 def to_fields(message: Request | Reply) -> dict[str, Scalar]:

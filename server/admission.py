@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -24,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mmrec_model.config import RunConfig
-from mmrec_model.errors import AdmissionError
-from mmrec_model.protocol import Arrays, Kind, Reply, Request, arrays_norm
+from mmrec_model.errors import AdmissionError, PrivacyError
+from mmrec_model.privacy.clipping import HALF, gradient_noise_multiplier
+from mmrec_model.protocol import CLIP_SHARE, Arrays, Kind, Reply, Request, arrays_norm
 
 AnyArrays: TypeAlias = dict[str, npt.NDArray[Any]]
 Shape: TypeAlias = tuple[int, ...]
@@ -59,6 +60,7 @@ class Reason(StrEnum):
     WRONG_SHAPE = "wrong_shape"
     NON_FINITE = "non_finite"
     NORM = "norm"
+    CLIP_SHARE = "clip_share"
     BAD_SIGNATURE = "bad_signature"
     NONCE = "nonce"
     ROLLBACK = "rollback"
@@ -93,7 +95,9 @@ class Expected:
         kind: its type.
         shapes: name and shape of every array of an acceptable reply; all are float32.
         users: the enrolled partners and the public number of users that each stated at enrolment.
-        max_norms: upper bound of the L2 norm of each partner's arrays, derived from public numbers.
+        max_norms: upper bound of the L2 norm of each partner's arrays, derived from public numbers; the share of
+            users within the clip does not count.
+        max_shares: upper bound of that share of each partner, of either sign; empty where none is expected.
     """
 
     request: Request
@@ -101,6 +105,7 @@ class Expected:
     shapes: Mapping[str, Shape]
     users: Mapping[str, int]
     max_norms: Mapping[str, float]
+    max_shares: Mapping[str, float] = field(default_factory=dict)
 
 
 def refuse(reason: Reason, problem: str) -> AdmissionError:
@@ -142,7 +147,10 @@ def admit_reply(reply: Reply, arrays: AnyArrays, *, sender: str, expected: Expec
         )
     if reply.users != expected.users[sender]:
         raise refuse(Reason.USERS_CHANGED, f"states {reply.users} users, enrolled {expected.users[sender]}")
-    return check_arrays(arrays, shapes=expected.shapes, max_norm=expected.max_norms[sender])
+    checked = check_arrays(arrays, shapes=expected.shapes, max_norm=expected.max_norms[sender])
+    if sender in expected.max_shares:
+        _check_share(float(checked[CLIP_SHARE][0]), expected.max_shares[sender])
+    return checked
 
 
 def admit_description(reply: Reply, arrays: AnyArrays, *, request: Request) -> None:
@@ -174,13 +182,13 @@ def check_arrays(arrays: AnyArrays, *, shapes: Mapping[str, Shape], max_norm: fl
     for name in shapes:
         if not np.isfinite(arrays[name]).all():
             raise refuse(Reason.NON_FINITE, f"array '{name}' holds NaN or infinity")
-    norm = arrays_norm(arrays)
+    norm = arrays_norm({name: array for name, array in arrays.items() if name != CLIP_SHARE})
     if not norm <= max_norm:
         raise refuse(Reason.NORM, f"the update's norm is {norm:.4g}, an honest one stays under {max_norm:.4g}")
     return arrays
 
 
-def public_norm_bound(config: RunConfig, *, users: int, width: int) -> float:
+def public_norm_bound(config: RunConfig, *, users: int, width: int, clip: float) -> float:
     """What the norm of an honest training update exceeds with probability below `FALSE_ALARM`.
 
     An honest update is `-learning_rate / (q N)` times the sum over `T` local steps of (clipped gradients of the users
@@ -193,14 +201,29 @@ def public_norm_bound(config: RunConfig, *, users: int, width: int) -> float:
         config: the public plan.
         users: N, the partner's public number of users, at least 1.
         width: number of trained weights.
+        clip: C, of the round; sigma is then the noise multiplier of the gradients.
     """
     training, privacy = config.training, config.privacy
+    multiplier = gradient_noise_multiplier(privacy.noise_multiplier, privacy.clip_count_noise)
     tail = math.log(2.0 / FALSE_ALARM)
-    mean = training.local_steps * training.sample_rate * ROUNDING * users
-    gradients = mean + math.sqrt(2.0 * mean * tail) + tail
-    noise = privacy.noise_multiplier * math.sqrt(training.local_steps) * (math.sqrt(width) + math.sqrt(2.0 * tail))
+    noise = multiplier * math.sqrt(training.local_steps) * (math.sqrt(width) + math.sqrt(2.0 * tail))
     divisor = training.sample_rate * users
-    return 1.001 * training.learning_rate * privacy.max_grad_norm * (gradients + noise) / divisor
+    return 1.001 * training.learning_rate * clip * (_most_joins(config, users, tail) + noise) / divisor
+
+
+def public_share_bound(config: RunConfig, *, users: int) -> float:
+    """The same for the size of the share of users within the clip: a user counts one half, noise of sigma_b per step.
+
+    Raises:
+        PrivacyError: the plan has no count.
+    """
+    training, count_noise = config.training, config.privacy.clip_count_noise
+    if count_noise is None:
+        raise PrivacyError("the plan clips flat and has no share", remedy="Ask for it with adaptive clipping only")
+    tail = math.log(4.0 / FALSE_ALARM)
+    noise = count_noise * math.sqrt(2.0 * training.local_steps * tail)
+    divisor = training.local_steps * max(1.0, training.sample_rate * users)
+    return 1.001 * (HALF * _most_joins(config, users, tail) + noise) / divisor
 
 
 def public_counts_bound(config: RunConfig, *, users: int) -> float:
@@ -210,6 +233,19 @@ def public_counts_bound(config: RunConfig, *, users: int) -> float:
     tail = math.log(1.0 / FALSE_ALARM)
     noise = privacy.popularity_noise_multiplier * (math.sqrt(config.features.items) + math.sqrt(2.0 * tail))
     return 1.001 * math.sqrt(privacy.popularity_cap) * (people + noise)
+
+
+def _most_joins(config: RunConfig, users: int, tail: float) -> float:
+    """What the number of users in all steps of a round stays under but with probability exp(-tail)."""
+    mean = config.training.local_steps * config.training.sample_rate * ROUNDING * users
+    return mean + math.sqrt(2.0 * mean * tail) + tail
+
+
+def _check_share(share: float, most: float) -> None:
+    if not abs(share) <= most:
+        raise refuse(
+            Reason.CLIP_SHARE, f"the share within the clip is {share:.4g}, an honest one stays under {most:.4g}"
+        )
 
 
 def _check_answer(reply: Reply, request: Request, kind: Kind) -> None:

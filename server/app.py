@@ -17,7 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 from mmrec_model.config import RunConfig, parse_config
 from mmrec_model.errors import ConfigError, MmrecError, ModelError
 from mmrec_model.model.recommender import initial_state
-from mmrec_model.protocol import PRIOR, WITNESS, Arrays
+from mmrec_model.protocol import CLIP, CLIP_SHARE, PRIOR, WITNESS, Arrays
 from server.checkpoint import CheckpointStore, Snapshot, export_state
 from server.journal import Journal, WaveFacts
 from server.messages import pack_arrays
@@ -115,9 +115,10 @@ def _train(
 
 
 def _checked(state: Arrays) -> Arrays:
-    if {PRIOR, WITNESS} & set(state) or not state:
+    reserved = {PRIOR, CLIP, CLIP_SHARE, WITNESS}
+    if reserved & set(state) or not state:
         raise ModelError(
-            f"the trained arrays {sorted(state)[:5]} are empty or hold '{PRIOR}' or '{WITNESS}'", remedy="Rename it"
+            f"the trained arrays {sorted(state)[:5]} are empty or hold one of {sorted(reserved)}", remedy="Rename it"
         )
     return state
 

@@ -1,9 +1,10 @@
 """A snapshot after every round, and the resume from the newest one that is whole.
 
-`rounds/00012.safetensors` holds the global state, the popularity prior and the server optimizer's velocity after round
-12; `rounds/00012.json` holds its digest, the plan's digest, the enrolled partners and the facts of the round. Both are
-written atomically, the JSON last: it is what makes a snapshot exist. A snapshot whose bytes do not have the digest, or
-whose arrays do not fit, is damaged; the one before it is used. Nothing is ever unpickled.
+`rounds/00012.safetensors` holds the global state, the popularity prior, the clip of the next round (if it adapts) and
+the server optimizer's velocity after round 12; `rounds/00012.json` holds its digest, the plan's digest, the enrolled
+partners and the facts of the round. Both are written atomically, the JSON last: it is what makes a snapshot exist. A
+snapshot whose bytes do not have the digest, or whose arrays do not fit, is damaged; the one before it is used. Nothing
+is ever unpickled.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from safetensors.numpy import load, save
 
 from mmrec_model.canonical import sha256_hex
 from mmrec_model.errors import ModelError
-from mmrec_model.protocol import PRIOR, Arrays, arrays_digest
+from mmrec_model.protocol import CLIP, PRIOR, Arrays, arrays_digest
 from mmrec_model.storage import write_atomically
 
 _STATE, _VELOCITY = "state/", "velocity/"
@@ -37,6 +38,7 @@ class Snapshot:
         prior: float32 [items], standardised log popularity.
         velocity: of the server optimizer, with the names and shapes of `state`.
         partners: enrolled partners and their public numbers of users.
+        clip: float32 [1], the clip of the next round; None with flat clipping, and in an export.
     """
 
     round: int
@@ -44,11 +46,17 @@ class Snapshot:
     prior: npt.NDArray[np.float32]
     velocity: Arrays
     partners: Mapping[str, int]
+    clip: npt.NDArray[np.float32] | None = None
+
+    @property
+    def beside(self) -> Arrays:
+        """What travels beside the trained arrays: the prior and, if there is one, the clip."""
+        return {PRIOR: self.prior} if self.clip is None else {PRIOR: self.prior, CLIP: self.clip}
 
     @property
     def travelling(self) -> Arrays:
-        """What a TRAIN request carries: the trained arrays and the prior."""
-        return {**self.state, PRIOR: self.prior}
+        """What a TRAIN request carries: the trained arrays, the prior and the clip."""
+        return {**self.state, **self.beside}
 
     @property
     def digest(self) -> str:
@@ -76,7 +84,7 @@ class CheckpointStore:
             {
                 **{_STATE + name: array for name, array in snapshot.state.items()},
                 **{_VELOCITY + name: array for name, array in snapshot.velocity.items()},
-                PRIOR: snapshot.prior,
+                **snapshot.beside,
             }
         )
         sidecar = {
@@ -111,7 +119,7 @@ class CheckpointStore:
         return snapshot, facts
 
     def averaged(self, snapshot: Snapshot, share: float) -> Snapshot:
-        """`snapshot` with the mean of the last rounds' states: free post-processing that averages noise away.
+        """`snapshot` with the mean of the last rounds' states and without clip: free post-processing, less noise.
 
         Polyak and Juditsky (1992). A damaged snapshot on the way is left out.
 
@@ -130,7 +138,7 @@ class CheckpointStore:
             name: np.stack([state[name] for state in states]).mean(axis=0, dtype=np.float64).astype(np.float32)
             for name in snapshot.state
         }
-        return replace(snapshot, state=mean)
+        return replace(snapshot, state=mean, clip=None)
 
     def newest(self) -> Snapshot | None:
         """The last whole snapshot, or None if there is none.
@@ -162,6 +170,7 @@ class CheckpointStore:
             arrays[PRIOR],
             _named(arrays, _VELOCITY),
             {str(name): int(users) for name, users in facts["partners"].items()},
+            arrays.get(CLIP),
         )
         if snapshot.digest != facts["model_digest"]:
             raise ValueError("the arrays do not have the recorded digest")

@@ -25,9 +25,18 @@ from typing_extensions import override
 
 from mmrec_model.config import RunConfig
 from mmrec_model.errors import AdmissionError
+from mmrec_model.privacy.clipping import clip_of, next_clip, start_clip
 from mmrec_model.privacy.witness import witness_size
-from mmrec_model.protocol import ARRAYS, FIELDS, WITNESS, Arrays, Kind, Reply, Request
-from server.admission import AnyArrays, Expected, Reason, public_counts_bound, public_norm_bound, refuse
+from mmrec_model.protocol import ARRAYS, CLIP_SHARE, FIELDS, WITNESS, Arrays, Kind, Reply, Request
+from server.admission import (
+    AnyArrays,
+    Expected,
+    Reason,
+    public_counts_bound,
+    public_norm_bound,
+    public_share_bound,
+    refuse,
+)
 from server.aggregation import ServerOptimizer, popularity_prior, sum_counts, weighted_mean
 from server.checkpoint import Snapshot
 from server.journal import Rejection, WaveFacts
@@ -105,7 +114,8 @@ def release_popularity(
     noise_sd = privacy.popularity_noise_multiplier * math.sqrt(privacy.popularity_cap * len(accepted))
     prior = popularity_prior(sum_counts([accepted[name][COUNTS] for name in facts.accepted]), noise_sd=noise_sd)
     still = {name: 0.0 * array for name, array in initial.items()}
-    return Snapshot(0, initial, prior, still, enrolment.users), replace(facts, seconds=time.monotonic() - started)
+    first = Snapshot(0, initial, prior, still, enrolment.users, start_clip(privacy))
+    return first, replace(facts, seconds=time.monotonic() - started)
 
 
 class PrivateFederation(Strategy):
@@ -143,10 +153,11 @@ class PrivateFederation(Strategy):
         self._shapes = {name: array.shape for name, array in snapshot.state.items()}
         if size := witness_size(config):
             self._shapes[WITNESS] = (size,)
-        width = sum(math.prod(shape) for shape in self._shapes.values())
-        self._bounds = {
-            name: public_norm_bound(config, users=users, width=width) for name, users in enrolment.users.items()
-        }
+        self._width = sum(math.prod(shape) for shape in self._shapes.values())
+        self._shares: dict[str, float] = {}
+        if snapshot.clip is not None:
+            self._shapes[CLIP_SHARE] = (1,)
+            self._shares = {name: public_share_bound(config, users=users) for name, users in enrolment.users.items()}
 
     @override
     def summary(self) -> None:
@@ -175,20 +186,31 @@ class PrivateFederation(Strategy):
             VoidWave: fewer updates than the plan's minimum are admitted.
         """
         users = self._enrolment.users
-        expected = Expected(self._wave.request, Kind.TRAIN, self._shapes, users, self._bounds)
+        bounds = {
+            name: public_norm_bound(self._config, users=count, width=self._width, clip=self._clip)
+            for name, count in users.items()
+        }
+        expected = Expected(self._wave.request, Kind.TRAIN, self._shapes, users, bounds, self._shares)
         updates, facts = gather(deliver(replies), self._wave, expected, self._last_checks)
         require_cohort(facts, self._config)
         for update in updates.values():
             update.pop(WITNESS, None)
         mean = weighted_mean([updates[name] for name in facts.accepted], [users[name] for name in facts.accepted])
+        clip = self.snapshot.clip
+        if clip is not None:
+            clip = next_clip(self._config.privacy, clip, float(mean.pop(CLIP_SHARE)[0]))
         state, velocity = self._optimizer.step(self.snapshot.state, self.snapshot.velocity, mean)
-        self.snapshot = replace(self.snapshot, round=facts.round, state=state, velocity=velocity)
+        self.snapshot = replace(self.snapshot, round=facts.round, state=state, velocity=velocity, clip=clip)
         self._on_round(self.snapshot, replace(facts, seconds=time.monotonic() - self._started))
         return pack_arrays(self.snapshot.travelling), None
 
     def _last_checks(self, reply: Reply, arrays: AnyArrays) -> None:
         self._sites.admit(reply)
-        self._witness.admit(reply, arrays)
+        self._witness.admit(reply, arrays, clip=self._clip)
+
+    @property
+    def _clip(self) -> float:
+        return clip_of(self._config.privacy, self.snapshot.beside)
 
     @override
     def configure_evaluate(

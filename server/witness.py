@@ -41,7 +41,7 @@ class WitnessWatch:
 
     def __init__(self, config: RunConfig, users: Mapping[str, int]) -> None:
         self._size = witness_size(config)
-        self._expected = {name: expected_deviation(config, users=count) for name, count in users.items()}
+        self._per_clip = {name: expected_deviation(config, users=count, clip=1.0) for name, count in users.items()}
         self._spreads = dict.fromkeys(users, Spread())
         self._past: dict[str, deque[Block]] = {name: deque(maxlen=REMEMBERED) for name in users}
         self._round = -1
@@ -52,8 +52,13 @@ class WitnessWatch:
         """Sample deviation over expected deviation of the partners admitted in the round, over their blocks so far."""
         return {name: round(self._spreads[name].ratio, 6) for name in sorted(self._heard)}
 
-    def admit(self, reply: Reply, arrays: Arrays) -> None:
+    def admit(self, reply: Reply, arrays: Arrays, *, clip: float) -> None:
         """Check the block of an update that passed every other check, and remember it.
+
+        Args:
+            reply: the update's fields.
+            arrays: its arrays.
+            clip: of the round.
 
         Raises:
             AdmissionError: `witness`.
@@ -63,16 +68,16 @@ class WitnessWatch:
         if not self._size:
             return
         name, block_K = reply.partner, arrays[WITNESS]
-        spread = self._check_spread(name, block_K)
+        spread = self._check_spread(name, block_K, clip * self._per_clip[name])
         towards_K = direction(block_K)
         self._check_fresh(name, towards_K)
         self._spreads[name] = spread
         self._past[name].append(towards_K)
         self._heard[name] = towards_K
 
-    def _check_spread(self, name: str, block_K: Block) -> Spread:
-        together = self._spreads[name].plus(block_K, self._expected[name])
-        for spread in (Spread().plus(block_K, self._expected[name]), together):
+    def _check_spread(self, name: str, block_K: Block, expected: float) -> Spread:
+        together = self._spreads[name].plus(block_K, expected)
+        for spread in (Spread().plus(block_K, expected), together):
             if not spread.is_honest:
                 low, high = ratio_bounds(spread.count)
                 raise refuse(

@@ -30,6 +30,10 @@ def simulate(  # noqa: PLR0917 - one argument per option
         str | None, typer.Option(help="Column that names a user's partner; by default the first silo_* column.")
     ] = None,
     partners: Annotated[int | None, typer.Option(min=1, help="Make this many equal partners instead.")] = None,
+    clipping: Annotated[
+        Literal["flat", "adaptive"],
+        typer.Option(help="Bound of a user's gradient: fixed, or following the gradients' median by a priced count."),
+    ] = "flat",
     engine: Annotated[
         Literal["loopback", "flower"], typer.Option(help="In this process, or Flower's own simulation with Ray.")
     ] = "loopback",
@@ -38,7 +42,7 @@ def simulate(  # noqa: PLR0917 - one argument per option
     finish: Annotated[bool, typer.Option("--finish", help="Assess and report a folder that was trained.")] = False,
 ) -> None:
     """Train one recommender over several partners under user-level privacy, and report what it cost and gave."""
-    _check(epsilon, delta, silo, partners)
+    _check(epsilon, delta, silo, partners, clipping)
     from mmrec_model.config import TrainingConfig  # noqa: PLC0415
     from simulations import federation, screen, workspace  # noqa: PLC0415
     from simulations.embedded import embedded_data  # noqa: PLC0415
@@ -53,7 +57,9 @@ def simulate(  # noqa: PLR0917 - one argument per option
             with watch.stage("data"):
                 source = data or embedded_data(out, seed, bars)
             training = TrainingConfig(rounds=rounds)
-            recipe = workspace.Recipe(source, out.resolve(), epsilon, delta, seed, training, silo, partners)
+            recipe = workspace.Recipe(
+                source, out.resolve(), epsilon, delta, seed, training, silo, partners, clipping=clipping
+            )
             prepared = federation.prepare(recipe, bars, watch)
             if prepare:
                 bars.say(f"Ready: {out}. Train it with `flwr run`, then report with `mmrec simulate --finish`.")
@@ -63,13 +69,15 @@ def simulate(  # noqa: PLR0917 - one argument per option
     screen.show_result(record, out)
 
 
-def _check(epsilon: float, delta: float, silo: str | None, partners: int | None) -> None:
+def _check(epsilon: float, delta: float, silo: str | None, partners: int | None, clipping: str) -> None:
     if math.isnan(epsilon) or epsilon <= 0.0:
         raise typer.BadParameter(f"{epsilon} is not above 0", param_hint="--epsilon")
     if not 0.0 < delta < 1.0:
         raise typer.BadParameter(f"{delta} is not between 0 and 1", param_hint="--delta")
     if silo is not None and partners is not None:
         raise typer.BadParameter("give either a column or a number of partners", param_hint="--silo, --partners")
+    if clipping == "adaptive" and math.isinf(epsilon):
+        raise typer.BadParameter("adaptive clipping counts users at a price", param_hint="--clipping, --epsilon inf")
 
 
 def _name(data: Path | None) -> str:

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from simulations.run_record import MetricName, PartnerRecord, RunRecord
 
@@ -120,6 +120,25 @@ def epsilon_spent(record: RunRecord, budget: float) -> str | None:
         _partner_strip(right, partners, named=named)
         figure.subplots_adjust(left=0.085, right=0.985, top=0.97, bottom=0.17, wspace=0.55 if named else 0.2)
         return _svg(figure, "f2")
+
+
+def clip_curve(record: RunRecord) -> str | None:
+    """The clip of the next round after every round, on a logarithmic axis; null with flat clipping."""
+    clips = [(row.round, row.clip) for row in record.rounds if row.clip is not None]
+    if not clips:
+        return None
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes(1.7)
+        axes.plot([x for x, _ in clips], [y for _, y in clips], color=ACCENT)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.set_xlabel("round")
+        axes.set_ylabel("clip")
+        figure.subplots_adjust(left=0.085, right=0.985, top=0.95, bottom=0.29)
+        return _svg(figure, "f4")
 
 
 def partner_map(record: RunRecord, floor: str, floor_label: str) -> str | None:

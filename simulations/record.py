@@ -247,6 +247,7 @@ def _rounds(outcome: Outcome, panel: Panel, progress: Progress) -> list[RoundRec
                 rejected=facts["rejected"],
                 seconds=facts["seconds"],
                 epsilon=_spent_after(outcome.config, round_) if outcome.private else None,
+                clip=None if snapshot.clip is None else float(snapshot.clip[0]),
             )
         )
         progress("assessing rounds", round_ + 1, last + 1)

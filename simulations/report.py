@@ -46,6 +46,7 @@ def render(record: RunRecord) -> str:
         "verdict": figures.verdict_interval(record),
         "curve": figures.learning_curve(record, report_content.levels(record)),
         "epsilon": None if limit is None else figures.epsilon_spent(record, limit),
+        "clip": figures.clip_curve(record),
         "partners": figures.partner_map(record, floor, report_content.label(floor)),
     }
     return (

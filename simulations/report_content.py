@@ -190,6 +190,18 @@ def replies_sentence(record: RunRecord) -> str:
     return f"{accepted:,} replies were accepted; rejected: {refused or 'none'}."
 
 
+def clip_sentence(record: RunRecord) -> str:
+    """What the clip did in a run with adaptive clipping; empty with flat clipping."""
+    clips = [row.clip for row in record.rounds if row.clip is not None]
+    if not clips:
+        return ""
+    return (
+        f"The clip, the bound of one person's gradient, went from {clips[0]:.3g} to {clips[-1]:.3g} "
+        f"({min(clips):.3g} at least, {max(clips):.3g} at most). It follows a noised count of the people within it, "
+        "which every step releases with its gradients; the price above covers both."
+    )
+
+
 def budget(record: RunRecord) -> float | None:
     """The plan's price limit at one partner: `config.privacy.epsilon`, else the run's epsilon."""
     part = record.config.get("privacy")

@@ -108,7 +108,10 @@ class Verdict(Strict):
 
 
 class RoundRecord(Strict):
-    """State after one round; round 0 is the start. `epsilon` is the largest spent at any partner so far."""
+    """State after one round; round 0 is the start.
+
+    `epsilon` is the largest spent at any partner so far; `clip` is that of the next round, null with flat clipping.
+    """
 
     round: Natural
     validation: Metrics
@@ -116,6 +119,7 @@ class RoundRecord(Strict):
     rejected: dict[str, Natural]
     seconds: Amount
     epsilon: Amount | None
+    clip: Amount | None
 
 
 class PrivacyRecord(Strict):

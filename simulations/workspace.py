@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from client.policy import Policy
 from client.site import Site, SiteConfig, enrol
@@ -33,7 +34,7 @@ from mmrec_model.encoders.registry import default_encoders
 from mmrec_model.errors import UsageError
 from mmrec_model.features.bundle import FeatureBundle, build_bundle
 from mmrec_model.model.recommender import initial_state
-from mmrec_model.planning import planned_learning_rate, private_plan
+from mmrec_model.planning import adaptive_clipping, planned_learning_rate, private_plan
 from mmrec_model.storage import write_atomically
 from server.sites import coordinator_key, write_partners
 from simulations.partition import (
@@ -63,6 +64,7 @@ class Recipe:
         silo: column that names a user's partner; None for the first `silo_*` column, if there is one.
         partners: number of equal partners instead of a column; None for a column.
         minimum_users: smaller partners are merged into one.
+        clipping: of the plan: a fixed clip, or one that follows the users' gradient norms.
     """
 
     data: Path
@@ -74,6 +76,7 @@ class Recipe:
     silo: str | None = None
     partners: int | None = None
     minimum_users: int = MINIMUM_USERS
+    clipping: Literal["flat", "adaptive"] = "flat"
 
 
 def vector_store() -> Path:
@@ -138,6 +141,9 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
         groups: partners and their users; only their numbers are used.
     """
     privacy = private_plan(recipe.epsilon, recipe.delta, recipe.training)
+    users = sum(map(len, groups.values()))
+    if recipe.clipping == "adaptive":
+        privacy = adaptive_clipping(privacy, expected_users=recipe.training.sample_rate * users / len(groups))
     config = RunConfig(
         run_id=RUN_ID,
         seed=recipe.seed,
@@ -150,7 +156,7 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
     rate = planned_learning_rate(
         config.training,
         privacy,
-        users=sum(map(len, groups.values())),
+        users=users,
         partners=len(groups),
         weights=sum(array.size for array in initial_state(config).values()),
     )

@@ -5,7 +5,8 @@ they hold at the end of a round is therefore
 
     - learning_rate / divisor * (sum over the local steps of Gaussian noise of deviation sigma C),     divisor = q N
 
-all of it public but the noise: K normal numbers of a known deviation. Every law below refuses honest noise with
+with C the clip of the round and sigma the noise multiplier of the gradients (`mmrec_model.privacy.clipping`), all of it
+public but the noise: K normal numbers of a known deviation. Every law below refuses honest noise with
 probability `FALSE_ALARM` at most (numbers of the design: sd ratio within 0.894-1.110 after one round with K = 1024,
 0.976-1.024 after twenty; correlation of two rounds below 0.15, more where many pairs are compared):
   1. the ratio of the sample deviation (about the known mean 0) to the expected one: chi-square with K n degrees;
@@ -25,6 +26,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from mmrec_model.config import RunConfig
+from mmrec_model.privacy.clipping import gradient_noise_multiplier
 
 FALSE_ALARM: Final = 1e-6
 
@@ -64,12 +66,12 @@ def witness_size(config: RunConfig) -> int:
     return config.training.witness_coordinates if config.privacy.mechanism == "gaussian" else 0
 
 
-def expected_deviation(config: RunConfig, *, users: int) -> float:
-    """Deviation of each witness number of one round at a partner with the public number of `users`."""
+def expected_deviation(config: RunConfig, *, users: int, clip: float) -> float:
+    """Deviation of each witness number of a round with this `clip` at a partner with the public number of `users`."""
     training, privacy = config.training, config.privacy
     divisor = max(1.0, training.sample_rate * users)
-    noise = privacy.noise_multiplier * privacy.max_grad_norm * math.sqrt(training.local_steps)
-    return training.learning_rate * noise / divisor
+    multiplier = gradient_noise_multiplier(privacy.noise_multiplier, privacy.clip_count_noise)
+    return training.learning_rate * multiplier * clip * math.sqrt(training.local_steps) / divisor
 
 
 def ratio_bounds(count: int) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from client import attestation, site
+from client import attestation, site, training
 from client.attestation import attest_code, run_self_test
 from client.gradients import ClippedSum, gradients_by_name
 from client.gradients.contract import count_users
@@ -101,12 +101,12 @@ def others_subtracted(model, catalogue, batch):
     return users - 0.5 * users.nan_to_num().detach().mean() * users
 
 
-real_loss = attestation.sampled_softmax_loss
+real_loss = training.sampled_softmax_loss
 
 
 @pytest.mark.parametrize("mixed", [mean_over_users, others_subtracted])
 def test_a_loss_in_which_users_meet_fails(mixed, monkeypatch):
-    monkeypatch.setattr(attestation, "sampled_softmax_loss", mixed)
+    monkeypatch.setattr(training, "sampled_softmax_loss", mixed)
     assert run_self_test(DIGEST, SYSTEM_SOURCE).neighbour_replay == "failed"
 
 

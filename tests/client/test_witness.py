@@ -47,7 +47,7 @@ def test_every_commit_states_the_block_and_its_correlation_with_the_round_before
     for number in (1, 2, 3):
         result = answer(site, Kind.TRAIN, *make_request(number))
         assert result.arrays["witness"].shape == (1024,)
-        spread = Spread().plus(result.arrays["witness"], expected_deviation(config, users=60))
+        spread = Spread().plus(result.arrays["witness"], expected_deviation(config, users=60, clip=1.0))
         facts = records(site, "commit")[-1].table("witness")
         assert facts["coordinates"] == 1024
         assert facts["deviation_ratio"] == spread.ratio

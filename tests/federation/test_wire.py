@@ -36,13 +36,26 @@ from mmrec_model.config import ModelConfig, PrivacyConfig, RunConfig, TrainingCo
 from mmrec_model.data.writing import write_partner
 from mmrec_model.features.folder import open_bundle, write_bundle
 from mmrec_model.model.recommender import initial_state
+from mmrec_model.planning import adaptive_clipping
 from mmrec_model.privacy.bodies import RecordType
 from mmrec_model.privacy.heads import SignedHead, statement_from_json
 from mmrec_model.privacy.keys import SigningKey
 from mmrec_model.privacy.noise import GaussianNoise
 from mmrec_model.privacy.records import Record
 from mmrec_model.privacy.witness import witness_size
-from mmrec_model.protocol import ARRAYS, FIELDS, WITNESS, Arrays, Kind, Reply, arrays_digest, to_fields
+from mmrec_model.protocol import (
+    ARRAYS,
+    CLIP,
+    CLIP_SHARE,
+    FIELDS,
+    PRIOR,
+    WITNESS,
+    Arrays,
+    Kind,
+    Reply,
+    arrays_digest,
+    to_fields,
+)
 from server.app import coordinate
 from simulations.loopback import LoopbackGrid
 from simulations.workspace import Recipe, found
@@ -60,6 +73,7 @@ class Known:
     seeds: list[int] = field(default_factory=list)
     norms: list[np.ndarray] = field(default_factory=list)
     clipped_shares: list[float] = field(default_factory=list)
+    true_shares: list[float] = field(default_factory=list)
     losses: list[np.ndarray] = field(default_factory=list)
     gradients: list[np.ndarray] = field(default_factory=list)
     histories: list[np.ndarray] = field(default_factory=list)
@@ -109,7 +123,10 @@ def arrays_of(message: Message) -> Arrays:
     return {name: array.numpy() for name, array in message.content.array_records[ARRAYS].items()}
 
 
-def plan(workspace: Path) -> RunConfig:
+def plan(workspace: Path, clipping: str) -> RunConfig:
+    privacy = PrivacyConfig(
+        epsilon=8.0, delta=1e-4, noise_multiplier=1.5, popularity_noise_multiplier=3.0, max_grad_norm=0.05
+    )
     return RunConfig(
         run_id="wire",
         seed=0,
@@ -118,9 +135,7 @@ def plan(workspace: Path) -> RunConfig:
         training=TrainingConfig(
             rounds=ROUNDS, local_steps=2, max_history=4, negatives=3, sample_rate=0.3, micro_batch=512
         ),
-        privacy=PrivacyConfig(
-            epsilon=8.0, delta=1e-4, noise_multiplier=1.5, popularity_noise_multiplier=3.0, max_grad_norm=0.05
-        ),
+        privacy=adaptive_clipping(privacy, expected_users=300.0) if clipping == "adaptive" else privacy,
         minimum_cohort=len(USERS),
     )
 
@@ -137,7 +152,7 @@ def interactions() -> pa.Table:
     return pa.table({name: [row[column] for row in rows] for column, name in enumerate(names)})
 
 
-def make_workspace(workspace: Path) -> tuple[RunConfig, list[Site]]:
+def make_workspace(workspace: Path, clipping: str) -> tuple[RunConfig, list[Site]]:
     """A catalogue, its bundle, and three enrolled partners of different, public sizes."""
     ids = [f"{SECRET}-ITEM-{number:02d}" for number in range(N_ITEMS)]
     events, source = interactions(), workspace / f"{SECRET}-source"
@@ -147,7 +162,7 @@ def make_workspace(workspace: Path) -> tuple[RunConfig, list[Site]]:
     present = np.ones((N_ITEMS, 1), dtype=bool)
     files = {"items.json": canonical_json(list(ids)), "present.npy": npy(present), "text.npy": npy(vectors)}
     write_bundle(workspace / "features", files, {"items": N_ITEMS, "modalities": {}})
-    config = plan(workspace)
+    config = plan(workspace, clipping)
     (workspace / "plan.json").write_text(config.model_dump_json())
     users = sorted(set(events["user_id"].to_pylist()))
     groups = {name: [user for user in users if f"-{name}-" in user] for name in USERS}
@@ -165,7 +180,7 @@ def spy(known: Known, patch: pytest.MonkeyPatch) -> None:
     """Note what the partners compute from their users on the way to a release."""
     sample, integer = GaussianNoise.poisson_sample, GaussianNoise.integer
     parts = vars(training)
-    step, ways, loss = (parts[name] for name in ("private_step", "gradients_by_name", "sampled_softmax_loss"))
+    step, ways, loss = (parts[name] for name in ("private_step", "gradients_by_name", "user_loss"))
 
     def sampled(noise: GaussianNoise, *values: Any) -> Any:
         users = sample(noise, *values)
@@ -180,10 +195,11 @@ def spy(known: Known, patch: pytest.MonkeyPatch) -> None:
         facts = step(*values)
         known.norms.append(facts.local.norms_B.double().numpy())
         known.clipped_shares.append(facts.local.clipped_share(facts.max_grad_norm))
+        known.true_shares.append(facts.local.centred_count(facts.max_grad_norm) / facts.divisor)
         return facts
 
-    def lost(*values: Any) -> Any:
-        losses = loss(*values)
+    def lost(*values: Any, **named: Any) -> Any:
+        losses = loss(*values, **named)
         known.losses.append(losses.detach().double().numpy())
         return losses
 
@@ -203,7 +219,7 @@ def spy(known: Known, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(GaussianNoise, "poisson_sample", sampled)
     patch.setattr(GaussianNoise, "integer", drawn)
     patch.setattr(training, "private_step", stepped)
-    patch.setattr(training, "sampled_softmax_loss", lost)
+    patch.setattr(training, "user_loss", lost)
     patch.setattr(training, "gradients_by_name", way)
 
 
@@ -288,11 +304,11 @@ class Watching:
         return root.parents[1]
 
 
-@pytest.fixture(scope="module")
-def tape(tmp_path_factory: pytest.TempPathFactory) -> Tape:
-    """A whole federation, recorded."""
+@pytest.fixture(scope="module", params=["flat", "adaptive"])
+def tape(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tape:
+    """A whole federation, recorded: one with flat and one with adaptive clipping."""
     workspace = tmp_path_factory.mktemp(f"{SECRET}-place")
-    config, sites = make_workspace(workspace)
+    config, sites = make_workspace(workspace, request.param)
     result = Tape(config, sites, Known())
     note_secrets(result.known, workspace, sites)
     with pytest.MonkeyPatch.context() as patch:
@@ -336,7 +352,8 @@ def schema(kind: Kind, config: RunConfig) -> dict[str, tuple[int, ...]]:
     if kind is Kind.POPULARITY:
         return {"counts": (config.features.items,)}
     witness = {WITNESS: (witness_size(config),)} if witness_size(config) else {}
-    return {name: array.shape for name, array in initial_state(config).items()} | witness
+    share = {CLIP_SHARE: (1,)} if config.privacy.clipping == "adaptive" else {}
+    return {name: array.shape for name, array in initial_state(config).items()} | witness | share
 
 
 def test_every_reply_is_the_contracts_fields_and_arrays_of_the_exact_shapes_and_not_one_byte_more(tape: Tape) -> None:
@@ -353,6 +370,16 @@ def test_every_reply_is_the_contracts_fields_and_arrays_of_the_exact_shapes_and_
         rebuilt = Message(RecordDict({FIELDS: ConfigRecord(dict(to_fields(said))), ARRAYS: record}), reply_to=request)
         rebuilt.metadata.__dict__.update(reply.metadata.__dict__)
         assert wire_bytes(rebuilt) == wire_bytes(reply)
+
+
+def test_a_training_request_carries_the_trained_arrays_the_prior_and_the_clip_if_it_adapts(tape: Tape) -> None:
+    adaptive = tape.config.privacy.clipping == "adaptive"
+    beside = {PRIOR: (N_ITEMS,), **({CLIP: (1,)} if adaptive else {})}
+    shapes = {name: array.shape for name, array in initial_state(tape.config).items()} | beside
+    asked = [request for request, _ in tape.messages if request.metadata.message_type == Kind.TRAIN]
+    assert [{name: array.shape for name, array in arrays_of(one).items()} for one in asked] == [shapes] * len(asked)
+    clips = {float(arrays_of(one)[CLIP][0]) for one in asked if adaptive}
+    assert len(clips) == (ROUNDS if adaptive else 0), "the clip moves in every round"
 
 
 def test_every_field_of_a_reply_is_an_echo_a_public_fact_or_a_word_of_the_ledger(tape: Tape) -> None:
@@ -420,6 +447,9 @@ def test_no_realised_batch_size_seed_or_clipped_share_is_in_any_byte(tape: Tape)
     shares = sorted({share for share in known.clipped_shares if 0.0 < share < 1.0})
     assert shares
     assert leaks(tape.up, shares) == []
+    steps = known.true_shares
+    of_rounds = [(one + two) / 2 for one, two in zip(steps[::2], steps[1::2], strict=True)]
+    assert leaks(tape.up, sorted({share for share in (*steps, *of_rounds) if not share.is_integer()})) == []
 
 
 def test_no_loss_norm_or_gradient_before_the_noise_is_in_any_byte(tape: Tape) -> None:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrec_model.config import FeatureSpec, PrivacyConfig, RunConfig, TrainingConfig
-from mmrec_model.errors import AdmissionError
+from mmrec_model.errors import AdmissionError, PrivacyError
+from mmrec_model.planning import adaptive_clipping
 from mmrec_model.protocol import Kind, Reply, Request
 from server.admission import (
     MAX_USERS,
@@ -22,6 +23,7 @@ from server.admission import (
     printable,
     public_counts_bound,
     public_norm_bound,
+    public_share_bound,
 )
 
 SHAPES = {"a": (2, 3), "b": (4,)}
@@ -52,10 +54,15 @@ def config(*, sigma: float, steps: int, rate: float, learning_rate: float = 1.0,
 
 
 def reason_of(
-    reply: Reply, values: dict[str, np.ndarray], *, sender: str = "fr", seen: frozenset[str] = frozenset()
+    reply: Reply,
+    values: dict[str, np.ndarray],
+    *,
+    sender: str = "fr",
+    seen: frozenset[str] = frozenset(),
+    expected: Expected = EXPECTED,
 ) -> str:
     with pytest.raises(AdmissionError) as error:
-        admit_reply(reply, values, sender=sender, expected=EXPECTED, seen=seen)
+        admit_reply(reply, values, sender=sender, expected=expected, seen=seen)
     return error.value.reason
 
 
@@ -88,8 +95,11 @@ def test_the_first_failed_check_gives_the_reason_in_the_order_of_the_list() -> N
     found.append(reason_of(reply, values))
     values["b"] = np.zeros((4,), np.float32)
     found.append(reason_of(reply, values))
+    counted = replace(EXPECTED, shapes={**SHAPES, "clip_share": (1,)}, max_shares={"fr": 0.5})
+    values["a"], values["clip_share"] = np.zeros((2, 3), np.float32), np.ones(1, np.float32)
+    found.append(reason_of(reply, values, expected=counted))
     listed = [reason.value for reason in Reason]
-    assert found == listed[listed.index("unknown_partner") : listed.index("norm") + 1]
+    assert found == listed[listed.index("unknown_partner") : listed.index("clip_share") + 1]
 
 
 @given(st.sampled_from([np.nan, np.inf, -np.inf]), st.sampled_from(sorted(SHAPES)), st.integers(0, 3))
@@ -157,7 +167,7 @@ def test_an_honest_update_stays_under_the_public_bound(
 ) -> None:
     """Worst honest partner: half again as many users as it states, all gradients at the clip and in one direction."""
     plan = config(sigma=sigma, steps=steps, rate=rate, learning_rate=0.5, clip=2.0)
-    bound = public_norm_bound(plan, users=users, width=width)
+    bound = public_norm_bound(plan, users=users, width=width, clip=plan.privacy.max_grad_norm)
     draw = np.random.default_rng(3)
     for _ in range(50):
         sampled = draw.binomial(int(1.5 * users), rate, size=steps).sum()
@@ -170,9 +180,39 @@ def test_the_bound_refuses_an_update_with_ten_times_the_noise_or_without_the_div
     plan = config(sigma=1.0, steps=1, rate=0.2)
     users, width = 1000, 20_000
     honest = np.sqrt(width) / (0.2 * users)
-    bound = public_norm_bound(plan, users=users, width=width)
+    bound = public_norm_bound(plan, users=users, width=width, clip=plan.privacy.max_grad_norm)
     assert honest < bound < 10 * honest
     assert bound < honest * 0.2 * users
+
+
+@pytest.mark.parametrize("share", [-0.5, 0.0, 0.5])
+def test_a_share_within_its_bound_passes_and_is_no_part_of_the_norm(share: float) -> None:
+    counted = replace(
+        EXPECTED,
+        shapes={**SHAPES, "clip_share": (1,)},
+        max_shares={"fr": 0.5},
+        max_norms={"fr": float(np.sqrt(10.0)) + 1e-6},
+    )
+    values = {**arrays(), "clip_share": np.array([share], np.float32)}
+    assert admit_reply(REPLY, values, sender="fr", expected=counted, seen=frozenset()) is values
+
+
+@pytest.mark.parametrize(("steps", "rate", "users"), [(1, 0.2, 3), (1, 0.2, 3000), (10, 0.01, 300), (4, 1.0, 50)])
+def test_an_honest_share_stays_under_the_public_bound(steps: int, rate: float, users: int) -> None:
+    """Worst honest partner: half again as many users as it states, all of them within the clip."""
+    plan = config(sigma=1.0, steps=steps, rate=rate)
+    expected = max(1.0, rate * users)
+    counting = adaptive_clipping(plan.privacy, expected_users=expected)
+    bound = public_share_bound(plan.model_copy(update={"privacy": counting}), users=users)
+    draw, noise = np.random.default_rng(5), counting.clip_count_noise
+    assert noise is not None
+    worst = noise * 10.0 / np.sqrt(steps) / expected
+    for _ in range(50):
+        counts = draw.binomial(int(1.5 * users), rate, size=steps) / 2 + noise * draw.normal(size=steps)
+        assert abs(counts.mean() / expected) <= bound
+    assert bound <= 1.1 + worst + 20.0 / expected + 20.0 / np.sqrt(expected)
+    with pytest.raises(PrivacyError, match="no share"):
+        public_share_bound(plan, users=users)
 
 
 @pytest.mark.parametrize("sigma", [0.0, 2.0])

@@ -43,7 +43,7 @@ def block(draw: np.random.Generator, name: str, factor: float = 1.0) -> np.ndarr
 
 def admit(watch: WitnessWatch, name: str, round_number: int, values: np.ndarray) -> None:
     arrays: Arrays = {WITNESS: values}
-    watch.admit(Reply(name, "witness", round_number, Kind.TRAIN.value), arrays)
+    watch.admit(Reply(name, "witness", round_number, Kind.TRAIN.value), arrays, clip=0.4)
 
 
 def refusal(watch: WitnessWatch, name: str, round_number: int, values: np.ndarray) -> str:
@@ -104,7 +104,9 @@ def test_noise_of_another_partner_is_found_at_once_whatever_the_scale() -> None:
     watch, draw = warm(2)
     shared = block(draw, "fr")
     admit(watch, "fr", 3, shared)
-    scaled = shared * np.float32(expected_deviation(CONFIG, users=500) / expected_deviation(CONFIG, users=3000))
+    scaled = shared * np.float32(
+        expected_deviation(CONFIG, users=500, clip=0.4) / expected_deviation(CONFIG, users=3000, clip=0.4)
+    )
     assert "that of 'fr'" in refusal(watch, "be", 3, scaled)
     assert set(watch.ratios) == {"fr"}
 
@@ -119,5 +121,5 @@ def test_a_partner_that_repairs_its_noise_is_heard_again() -> None:
 @pytest.mark.parametrize("config", [plan(coordinates=0), plan(private=False)])
 def test_a_run_without_witness_is_not_judged(config: RunConfig) -> None:
     watch = WitnessWatch(config, USERS)
-    watch.admit(Reply("fr", "witness", 1, Kind.TRAIN.value), {})
+    watch.admit(Reply("fr", "witness", 1, Kind.TRAIN.value), {}, clip=0.4)
     assert watch.ratios == {}

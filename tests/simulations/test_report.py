@@ -118,6 +118,7 @@ def made_up_run(*, partners: int = 7, rounds: int = 12, private: bool = True) ->
                 "rejected": {"norm": 1} if number == 3 else {},
                 "seconds": 1.5,
                 "epsilon": None if epsilon is None else epsilon * (0.3 + 0.7 * (number / max(rounds, 1)) ** 0.5),
+                "clip": None,
             }
             for number in range(rounds + 1 if rounds else 0)
         ],

@@ -44,7 +44,9 @@ def answer(message: Message, context: Context) -> Message:
         config = RunConfig.model_validate_json(request["plan"])
         if size := witness_size(config):
             block = np.random.default_rng([request["round"], *site.name.encode(), 1]).normal(size=size)
-            arrays[WITNESS] = (expected_deviation(config, users=users) * block).astype(np.float32)
+            arrays[WITNESS] = (
+                expected_deviation(config, users=users, clip=config.privacy.max_grad_norm) * block
+            ).astype(np.float32)
     fields = {
         "partner": site.name,
         "run_id": request["run_id"],
