@@ -30,7 +30,8 @@ class Coefficients(nn.Module):
 
     def forward(self, addends_LNH: Tensor) -> Tensor:
         """Weighted sum of the addends, `[..., L, H]`."""
-        return (addends_LNH * self.weight.unsqueeze(-1)).sum(-2)
+        summed: Tensor = (addends_LNH * self.weight.unsqueeze(-1)).sum(-2)
+        return summed
 
 
 class AdditiveFusion(Fusion):
@@ -48,7 +49,7 @@ class AdditiveFusion(Fusion):
         """Fused vectors `[..., L, H]`."""
         tokens_LMH = self.tokens(items)
         rating_LH = self.rating(items.prior.unsqueeze(-1))
-        rest_LH = self.coefficients(torch.cat([tokens_LMH[..., 1:, :], rating_LH.unsqueeze(-2)], dim=-2))
+        rest_LH: Tensor = self.coefficients(torch.cat([tokens_LMH[..., 1:, :], rating_LH.unsqueeze(-2)], dim=-2))
         fused_LH = tokens_LMH[..., 0, :] + rest_LH
         return fused_LH.masked_fill(~items.present_M.any(-1, keepdim=True), 0.0)
 

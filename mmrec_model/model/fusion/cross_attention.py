@@ -1,7 +1,8 @@
-"""Cross-attention: the text, or the first modality present, asks the others. v = t_q + O attention(t_q; other tokens).
+"""Cross-attention: the text, or the first modality present, asks all tokens. v = t_q + O attention(t_q; t_1, ..., t_M).
 
-After the crossmodal attention of Tsai et al. 2019 (arXiv 1906.00295), one direction of it. It starts as the query's
-own token plus a mix of the others.
+After the crossmodal attention of Tsai et al. 2019 (arXiv 1906.00295), one direction of it. The query's own token is
+among those asked: of two modalities alone, the one other token would get all attention whatever query and key say. It
+starts as the query's token plus the mean of what is present.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from torch import Tensor, nn
 
 from mmrec_model.config import Modality, ModelConfig
 from mmrec_model.model.fusion.interface import Fusion
-from mmrec_model.model.fusion.masking import first_present, normalised
+from mmrec_model.model.fusion.masking import first_present
 from mmrec_model.model.fusion.token_attention import TokenAttention
 from mmrec_model.model.items import Items
 
 
 class CrossAttentionFusion(Fusion):
-    """`fusion_heads` heads; `weights` give the query's own token 1, the others their attention, as shares."""
+    """`fusion_heads` heads; `weights` add 1 for the query's own token to the attention, and halve."""
 
     def __init__(self, config: ModelConfig, dims: Mapping[Modality, int]) -> None:
         super().__init__(config, dims)
@@ -32,13 +33,12 @@ class CrossAttentionFusion(Fusion):
         return self._attend(items)[1]
 
     def weights(self, items: Items) -> Tensor:
-        """The query's token and the mean attention of the heads to the others, `[..., L, M]`."""
+        """The query's token and the mean attention of the heads, `[..., L, M]`."""
         return self._attend(items)[0]
 
     def _attend(self, items: Items) -> tuple[Tensor, Tensor]:
         tokens_LMH = self.tokens(items)
-        asking_LM = first_present(items.present_M)
-        own_LM = asking_LM.to(tokens_LMH.dtype)
+        own_LM = first_present(items.present_M).to(tokens_LMH.dtype)
         query_L1H = own_LM.unsqueeze(-2) @ tokens_LMH
-        read_L1H, attention_L1M = self.attention(query_L1H, tokens_LMH, items.present_M & ~asking_LM)
-        return normalised(own_LM + attention_L1M.squeeze(-2)), (query_L1H + read_L1H).squeeze(-2)
+        read_L1H, attention_L1M = self.attention(query_L1H, tokens_LMH, items.present_M)
+        return (own_LM + attention_L1M.squeeze(-2)) / 2, (query_L1H + read_L1H).squeeze(-2)
