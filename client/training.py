@@ -204,5 +204,7 @@ def _sample(config: RunConfig, histories: Histories, noise: GaussianNoise) -> li
         max_history=training.max_history,
         negatives=training.negatives,
         seed=noise.integer(),
+        modalities=len(config.features.dims),
+        modality_dropout=training.modality_dropout,
     )
     return HistoryBatch.from_users(drawn).split(training.micro_batch)

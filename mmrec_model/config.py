@@ -18,6 +18,11 @@ Modality = Literal["text", "image", "audio", "video"]
 MODALITIES: tuple[Modality, ...] = ("text", "image", "audio", "video")
 """All modalities, in the order of every modality axis of the system."""
 
+FusionName = Literal[
+    "attention", "concat", "weighted_sum", "additive", "gated", "cross_attention", "transformer", "decision"
+]
+"""How the modalities of an item become one vector or one score; see docs/fusion.md."""
+
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -82,6 +87,15 @@ class ModelConfig(Strict):
         popularity_weight: weight of the standardised log popularity prior, once released.
         fused_scale: size of the fused part beside the diagonal one; a smaller part collects less noise.
         temperature: multiplies all scores inside the loss; rankings do not depend on it.
+        modalities: those of the bundle that the model reads; null for all of them.
+        fusion: the family that fuses modalities. A field below that the chosen family does not read is refused.
+        fusion_layers: depth of `concat` and `transformer`.
+        fusion_heads: attention heads of `cross_attention` and `transformer`; they divide `hidden`.
+        decision_rule: how `decision` ranks a list: sum of the scores, votes, or ranks. Training uses the sum.
+        decision_weights: of the scorers of `decision`: `modality_weights` as they are, as a start of learned ones, or
+            as a start of weights that are computed from a user's own history and never leave it.
+        decision_temperature: how far weights `local` to a user stay near the public ones.
+        decision_votes: items that each scorer votes for under the rule `vote`.
     """
 
     hidden: Width = 16
@@ -90,6 +104,41 @@ class ModelConfig(Strict):
     popularity_weight: NonNegative = 0.1
     fused_scale: Positive = 0.5
     temperature: Positive = 10.0
+    modalities: Annotated[tuple[Modality, ...], Field(min_length=1)] | None = None
+    fusion: FusionName = "attention"
+    fusion_layers: Annotated[int, Field(ge=1, le=8)] = 1
+    fusion_heads: Annotated[int, Field(ge=1, le=64)] = 2
+    decision_rule: Literal["weighted", "vote", "rank"] = "weighted"
+    decision_weights: Literal["public", "learned", "local"] = "learned"
+    decision_temperature: Positive = 0.1
+    decision_votes: Count = 20
+
+    @model_validator(mode="after")
+    def _every_setting_is_read(self) -> Self:
+        """Refuse a value that would do nothing, and a width that the heads do not divide."""
+        fields = type(self).model_fields
+        for name, readers in _READ_BY.items():
+            value = getattr(self, name)
+            if value != fields[name].default and self.fusion not in readers:
+                raise ValueError(f"{name} is {value!r}, and fusion {self.fusion!r} does not read it; {readers} do")
+        for name, (reader, needed) in _READ_WITH.items():
+            value = getattr(self, name)
+            if value != fields[name].default and getattr(self, reader) != needed:
+                raise ValueError(f"{name} is {value!r}, and is read only where {reader} is {needed!r}")
+        if self.fusion in _READ_BY["fusion_heads"] and self.hidden % self.fusion_heads:
+            raise ValueError(f"hidden {self.hidden} is no multiple of fusion_heads {self.fusion_heads}")
+        if self.modalities is not None and len(set(self.modalities)) < len(self.modalities):
+            raise ValueError(f"modalities {list(self.modalities)} name one of them twice")
+        return self
+
+
+_READ_BY: dict[str, tuple[FusionName, ...]] = {
+    "fusion_layers": ("concat", "transformer"),
+    "fusion_heads": ("cross_attention", "transformer"),
+    "decision_rule": ("decision",),
+    "decision_weights": ("decision",),
+}
+_READ_WITH = {"decision_temperature": ("decision_weights", "local"), "decision_votes": ("decision_rule", "vote")}
 
 
 class TrainingConfig(Strict):
@@ -106,6 +155,7 @@ class TrainingConfig(Strict):
             (post-processing; 0 exports the last state alone).
         max_history: interactions of a user that a step may see; the bound of the unit of privacy.
         negatives: catalogue items drawn per user and step.
+        modality_dropout: probability with which each modality of each item is hidden from a user in a step.
         micro_batch: users whose activations are held in memory at once.
         witness_coordinates: numbers of pure noise beside every update, which show that the noise is there and fresh
             (`mmrec_model.privacy.witness`); 0 for none.
@@ -120,6 +170,7 @@ class TrainingConfig(Strict):
     averaged_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     max_history: Count = 32
     negatives: Count = 64
+    modality_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     micro_batch: Count = 64
     witness_coordinates: Annotated[int, Field(ge=0, le=65_536)] = 1024
 
@@ -200,6 +251,19 @@ class RunConfig(Strict):
     privacy: PrivacyConfig
     minimum_cohort: Count = 1
     round_timeout: Positive = 600.0
+
+    @model_validator(mode="after")
+    def _modalities_are_of_the_bundle(self) -> Self:
+        unknown = sorted(set(self.model.modalities or ()) - set(self.features.dims))
+        if unknown:
+            raise ValueError(f"model.modalities name {unknown}, the bundle has {sorted(self.features.dims)}")
+        return self
+
+    @property
+    def model_dims(self) -> dict[Modality, int]:
+        """Width of each modality that the model reads, in the order of every modality axis."""
+        chosen = self.model.modalities or MODALITIES
+        return {name: self.features.dims[name] for name in MODALITIES if name in chosen and name in self.features.dims}
 
     @property
     def digest(self) -> str:

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from mmrec_model.config import FusionName
+
 EMBEDDED = "embedded synthetic set"
 
 
@@ -34,6 +36,9 @@ def simulate(  # noqa: PLR0917 - one argument per option
         Literal["flat", "adaptive"],
         typer.Option(help="Bound of a user's gradient: fixed, or following the gradients' median by a priced count."),
     ] = "flat",
+    fusion: Annotated[
+        FusionName, typer.Option(help="How the modalities of an item are fused (docs/fusion.md).")
+    ] = "attention",
     engine: Annotated[
         Literal["loopback", "flower"], typer.Option(help="In this process, or Flower's own simulation with Ray.")
     ] = "loopback",
@@ -43,7 +48,7 @@ def simulate(  # noqa: PLR0917 - one argument per option
 ) -> None:
     """Train one recommender over several partners under user-level privacy, and report what it cost and gave."""
     _check(epsilon, delta, silo, partners, clipping)
-    from mmrec_model.config import TrainingConfig  # noqa: PLC0415
+    from mmrec_model.config import ModelConfig, TrainingConfig  # noqa: PLC0415
     from simulations import federation, screen, workspace  # noqa: PLC0415
     from simulations.embedded import embedded_data  # noqa: PLC0415
 
@@ -57,8 +62,9 @@ def simulate(  # noqa: PLR0917 - one argument per option
             with watch.stage("data"):
                 source = data or embedded_data(out, seed, bars)
             training = TrainingConfig(rounds=rounds)
+            model = ModelConfig(fusion=fusion)
             recipe = workspace.Recipe(
-                source, out.resolve(), epsilon, delta, seed, training, silo, partners, clipping=clipping
+                source, out.resolve(), epsilon, delta, seed, training, silo, partners, clipping=clipping, model=model
             )
             prepared = federation.prepare(recipe, bars, watch)
             if prepare:

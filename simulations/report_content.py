@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
+from mmrec_model.config import MODALITIES
 from simulations.figures import Line, metric_label, shown_name
 from simulations.report_numbers import MINUS, plain_delta, signed
 from simulations.run_record import Metrics, PartnerRecord, RunRecord
@@ -200,6 +201,21 @@ def clip_sentence(record: RunRecord) -> str:
         f"({min(clips):.3g} at least, {max(clips):.3g} at most). It follows a noised count of the people within it, "
         "which every step releases with its gradients; the price above covers both."
     )
+
+
+def fusion_sentence(record: RunRecord) -> str:
+    """Which family fuses which modalities; a record from before there was a choice is one of attention."""
+    part = record.config.get("model")
+    model = part if isinstance(part, dict) else {}
+    chosen = model.get("modalities")
+    read = chosen if isinstance(chosen, list) else list(record.features.modalities)
+    names = ", ".join(name for name in MODALITIES if name in read)
+    text = f"{str(model.get('fusion', 'attention')).replace('_', ' ')} over {names}"
+    if model.get("fusion") == "decision":
+        text += f"; {model.get('decision_weights')} weights, combined by rule {model.get('decision_rule')}"
+    training = record.config.get("training")
+    dropout = training.get("modality_dropout") if isinstance(training, dict) else None
+    return text + (f"; {dropout:.0%} of them hidden in training" if isinstance(dropout, float) and dropout else "")
 
 
 def budget(record: RunRecord) -> float | None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -65,6 +65,7 @@ class Recipe:
         partners: number of equal partners instead of a column; None for a column.
         minimum_users: smaller partners are merged into one.
         clipping: of the plan: a fixed clip, or one that follows the users' gradient norms.
+        model: the recommender; its public weights are multiplied by each modality's share of the catalogue.
     """
 
     data: Path
@@ -77,6 +78,7 @@ class Recipe:
     partners: int | None = None
     minimum_users: int = MINIMUM_USERS
     clipping: Literal["flat", "adaptive"] = "flat"
+    model: ModelConfig = field(default_factory=ModelConfig)
 
 
 def vector_store() -> Path:
@@ -148,7 +150,7 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
         run_id=RUN_ID,
         seed=recipe.seed,
         features=bundle.spec,
-        model=ModelConfig(modality_weights=_public_weights(bundle)),
+        model=recipe.model.model_copy(update={"modality_weights": _public_weights(recipe.model, bundle)}),
         training=recipe.training,
         privacy=privacy,
         minimum_cohort=len(groups),
@@ -165,11 +167,11 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
     return config
 
 
-def _public_weights(bundle: FeatureBundle) -> dict[Modality, float]:
-    """The default weight of each modality times the share of the catalogue that has it: both are public."""
-    defaults: Mapping[Modality, float] = ModelConfig().modality_weights
+def _public_weights(model: ModelConfig, bundle: FeatureBundle) -> dict[Modality, float]:
+    """The model's weight of each modality times the share of the catalogue that has it: both are public."""
+    given: Mapping[Modality, float] = model.modality_weights
     shares = bundle.present_NM.mean(axis=0)
-    return {name: defaults[name] * float(share) for name, share in zip(bundle.modalities, shares, strict=True)}
+    return {name: given.get(name, 0.0) * float(share) for name, share in zip(bundle.modalities, shares, strict=True)}
 
 
 def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:

@@ -1,6 +1,6 @@
 """User batches: one row is one user's whole bounded history, the unit of privacy.
 
-Shapes: B users of the batch, K = `max_history`, N = `negatives`.
+Shapes: B users of the batch, K = `max_history`, N = `negatives`, L = K + N, M modalities of the catalogue.
 
 Guarantees, each tested:
 1. Shapes depend on public arguments alone; K is constant whatever the histories hold.
@@ -11,6 +11,8 @@ Guarantees, each tested:
 4. Negatives are independent and uniform over the catalogue without the user's train items, and held-out items are
    as likely as any other: leaving them out would tell the model which items are held out. A user who has every item
    has nothing to draw from, and gets uniform items of the whole catalogue.
+5. Which modalities of an item are hidden from a user depends on the seed, the user's index and the item alone, so an
+   item that is drawn twice looks the same both times.
 
 Draws are counter-based: the output function of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) over a per-user key and
 a position. They choose training examples; nothing secret and no privacy noise comes from them.
@@ -29,6 +31,7 @@ from mmrec_model.errors import DataError
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _HISTORY_STREAM = 0x6869_7374_6F72_7900
 _NEGATIVE_STREAM = 0x6E65_6761_7469_7600
+_MODALITY_STREAM = 0x6D6F_6461_6C69_7479
 _MASK_64 = (1 << 64) - 1
 
 
@@ -40,11 +43,14 @@ class UserBatch:
         history_BK: catalogue indices, oldest first, 0 where padded.
         mask_BK: True where real; real entries come first.
         negatives_BN: catalogue indices, none of them a train item of that user.
+        kept_BLM: False where a modality of an item of the history, then of the negatives, is hidden; None where
+            nothing is hidden.
     """
 
     history_BK: NDArray[np.int64]
     mask_BK: NDArray[np.bool_]
     negatives_BN: NDArray[np.int64]
+    kept_BLM: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +64,15 @@ class _Rows:
 
 
 def draw_batch(
-    histories: Histories, users: NDArray[np.int64], *, n_items: int, max_history: int, negatives: int, seed: int
+    histories: Histories,
+    users: NDArray[np.int64],
+    *,
+    n_items: int,
+    max_history: int,
+    negatives: int,
+    seed: int,
+    modalities: int = 0,
+    modality_dropout: float = 0.0,
 ) -> UserBatch:
     """Draw the training rows of `users`.
 
@@ -69,12 +83,19 @@ def draw_batch(
         max_history: K, at least 1.
         negatives: N, at least 0.
         seed: any integer; 64 bits of it count. Another seed gives independent draws.
+        modalities: M of the catalogue; read where some of them are to be hidden.
+        modality_dropout: probability with which each modality of each item is hidden from a user, in [0, 1).
 
     Raises:
         DataError: an argument is outside its range, or a user or item index is outside the data.
     """
     users_B = np.asarray(users, dtype=np.int64)
     _check(histories, users_B, n_items, max_history, negatives)
+    if modality_dropout and not (0.0 < modality_dropout < 1.0 <= modalities):
+        raise DataError(
+            f"modality_dropout is {modality_dropout} of {modalities} modalities, outside 0 to 1 of at least 1",
+            remedy="Use the rate of the run and the modalities of its features",
+        )
     rows = _gathered(histories, users_B)
     if len(rows.items_R) and not 0 <= rows.items_R.min() <= rows.items_R.max() < n_items:
         raise DataError(
@@ -83,7 +104,11 @@ def draw_batch(
         )
     history_BK, mask_BK = _bounded(rows, max_history, _keys(users_B, seed ^ _HISTORY_STREAM))
     negatives_BN = _negatives(rows, n_items, negatives, _keys(users_B, seed ^ _NEGATIVE_STREAM))
-    return UserBatch(history_BK, mask_BK, negatives_BN)
+    kept_BLM = None
+    if modality_dropout:
+        items_BL = np.concatenate([history_BK, negatives_BN], axis=1)
+        kept_BLM = _kept(items_BL, modalities, modality_dropout, _keys(users_B, seed ^ _MODALITY_STREAM))
+    return UserBatch(history_BK, mask_BK, negatives_BN, kept_BLM)
 
 
 def _check(histories: Histories, users_B: NDArray[np.int64], n_items: int, max_history: int, negatives: int) -> None:
@@ -139,6 +164,15 @@ def _negatives(rows: _Rows, n_items: int, negatives: int, keys_B: NDArray[np.uin
     wanted_BN = np.arange(len(keys_B))[:, None] * width + ranks_BN
     skipped_BN = np.searchsorted(below, wanted_BN.ravel(), side="right").reshape(wanted_BN.shape) - starts_B[:, None]
     return np.where(everything_B[:, None], ranks_BN, ranks_BN + skipped_BN)
+
+
+def _kept(
+    items_BL: NDArray[np.int64], modalities: int, dropout: float, keys_B: NDArray[np.uint64]
+) -> NDArray[np.bool_]:
+    """Each modality of each item is hidden where its 53-bit uniform number is below `dropout`."""
+    places_BLM = items_BL[..., None] * modalities + np.arange(modalities)
+    uniform_BLM = (_draws(keys_B[:, None, None], places_BLM) >> np.uint64(11)) * 2.0**-53
+    return np.asarray(uniform_BLM >= dropout)
 
 
 def _starts(counts_B: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrec_model.config import Modality
-from mmrec_model.model.fusion import masked_softmax
+from mmrec_model.model.fusion.masking import masked_softmax
 from mmrec_model.model.items import Items
 
 

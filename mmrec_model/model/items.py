@@ -7,7 +7,7 @@ Shape legend, used in every file of this package:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mmrec_model.config import Modality
+from mmrec_model.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,35 @@ class Items:
     def with_prior(self, prior_N: npt.NDArray[np.float32]) -> Items:
         """The same catalogue with another popularity prior."""
         return replace(self, prior=torch.tensor(prior_N, dtype=torch.float32, device=self.prior.device))
+
+    def only(self, modalities: Iterable[Modality]) -> Items:
+        """The same items with these modalities alone, in this order.
+
+        Raises:
+            ModelError: the items lack one of them.
+        """
+        wanted, own = tuple(modalities), tuple(self.vectors)
+        if wanted == own:
+            return self
+        unknown = [name for name in wanted if name not in own]
+        if unknown:
+            raise ModelError(
+                f"the items have {list(own)} and no {unknown}", remedy="Use the feature bundle that the run names"
+            )
+        present_M = self.present_M[..., [own.index(name) for name in wanted]]
+        return replace(self, vectors={name: self.vectors[name] for name in wanted}, present_M=present_M)
+
+    def hiding(self, kept_M: Tensor) -> Items:
+        """The same items as if they lacked the modalities that are not kept; an item left with none keeps all.
+
+        Args:
+            kept_M: bool `[..., M]`, of the shape of `present_M`.
+        """
+        left_M = self.present_M & kept_M
+        left_M = torch.where(left_M.any(-1, keepdim=True), left_M, self.present_M)
+        hidden_M = self.present_M & ~left_M
+        vectors = {
+            name: rows.masked_fill(hidden_M[..., place : place + 1], 0.0)
+            for place, (name, rows) in enumerate(self.vectors.items())
+        }
+        return replace(self, vectors=vectors, present_M=left_M)

@@ -24,30 +24,39 @@ class HistoryBatch:
     Attributes:
         items_BL: catalogue indices: K places of history, then the negatives.
         mask_BK: True where the history has an item.
+        kept_BLM: False where a modality of an item is hidden from that user in this step; None to hide nothing.
     """
 
     items_BL: Tensor
     mask_BK: Tensor
+    kept_BLM: Tensor | None = None
 
     @classmethod
     def from_users(cls, batch: UserBatch) -> HistoryBatch:
         """Tensors of a drawn batch."""
         history, negatives = torch.from_numpy(batch.history_BK), torch.from_numpy(batch.negatives_BN)
-        return cls(torch.cat([history, negatives], dim=1), torch.from_numpy(batch.mask_BK))
+        kept = None if batch.kept_BLM is None else torch.from_numpy(batch.kept_BLM)
+        return cls(torch.cat([history, negatives], dim=1), torch.from_numpy(batch.mask_BK), kept)
 
     def __len__(self) -> int:
         return len(self.mask_BK)
 
     def split(self, size: int) -> list[HistoryBatch]:
         """Consecutive parts of at most `size` users."""
-        starts = range(0, len(self), size)
-        return [HistoryBatch(self.items_BL[at : at + size], self.mask_BK[at : at + size]) for at in starts]
+        parts = (slice(at, at + size) for at in range(0, len(self), size))
+        kept = self.kept_BLM
+        return [HistoryBatch(self.items_BL[p], self.mask_BK[p], None if kept is None else kept[p]) for p in parts]
+
+    def items(self, catalogue: Items) -> Items:
+        """The items of every user `[B, L]`, without what is hidden from him."""
+        items = catalogue.take(self.items_BL)
+        return items if self.kept_BLM is None else items.hiding(self.kept_BLM)
 
 
 def sampled_softmax_loss(model: MultimodalRecommender, catalogue: Items, batch: HistoryBatch) -> Tensor:
     """Loss of each user `[B]`, 0 for a user without history."""
     places = batch.mask_BK.shape[1]
-    scores_BKL = model.config.temperature * model(catalogue.take(batch.items_BL), batch.mask_BK)
+    scores_BKL = model.config.temperature * model(batch.items(catalogue), batch.mask_BK)
     own_BK1 = torch.diagonal(scores_BKL[..., :places], dim1=-2, dim2=-1).unsqueeze(-1)
     against_BKL = torch.cat([own_BK1, scores_BKL[..., places:]], dim=-1)
     surprise_BK = against_BKL.logsumexp(-1) - own_BK1.squeeze(-1)

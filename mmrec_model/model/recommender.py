@@ -8,6 +8,14 @@
 
 v is the fused item vector, u the attention-pooled history (`fusion`, `history`), s the constant `fused_scale`. Before
 training the ranking is that of content and prior; noise can therefore only be paid for by what training adds.
+
+With decision-level fusion every modality has a scorer of its own, and the scorers are combined:
+
+    scorer_m    =  <profile_m, x_m> + <D_m profile_m, x_m> + s r_m       r_m bilinear (`fusion.decision`), starts at 0
+    score       =  sum_m w_m (1 + c_m) scorer_m + w_p (1 + c_p) prior    c trained, starts at 0
+
+w may be the user's own (`decision_weights`), and a list of candidates may be ranked by votes or ranks
+(`decision_rule`, `decision_rules`); training always uses the weighted sum, which has a gradient.
 """
 
 from __future__ import annotations
@@ -19,8 +27,9 @@ from torch import Tensor, nn
 
 from mmrec_model.config import Modality, ModelConfig, RunConfig
 from mmrec_model.errors import ModelError
+from mmrec_model.model.decision_rules import local_weights, mean_ranks, opinions
 from mmrec_model.model.dimension_weights import DimensionWeights
-from mmrec_model.model.fusion import AttentionFusion
+from mmrec_model.model.fusion import DecisionFusion, build_fusion
 from mmrec_model.model.history import HistoryTower, content_profiles, visible_history
 from mmrec_model.model.items import Items
 from mmrec_model.protocol import Arrays
@@ -40,15 +49,18 @@ class MultimodalRecommender(nn.Module):
             raise ModelError("the model has no modality", remedy="Give a catalogue with at least one readable medium")
         self.config = config
         self.dims = dict(dims)
-        self.fusion = AttentionFusion(config, dims)
-        self.tower = HistoryTower(config.hidden)
-        self.interaction = nn.Linear(config.hidden, config.hidden, bias=False)
-        self.item_bias = nn.Linear(config.hidden, 1, bias=False)
-        self.signals = nn.Linear(len(dims) + 1, 1, bias=False)
+        self.fusion = build_fusion(config, dims)
+        if not isinstance(self.fusion, DecisionFusion):
+            self.tower = HistoryTower(config.hidden)
+            self.interaction = nn.Linear(config.hidden, config.hidden, bias=False)
+            self.item_bias = nn.Linear(config.hidden, 1, bias=False)
+            for residual in (self.interaction, self.item_bias):
+                nn.init.zeros_(residual.weight)
+        weighs_modalities = config.decision_weights == "learned"
+        self.signals = nn.Linear(len(dims) + 1 if weighs_modalities else 1, 1, bias=False)
+        nn.init.zeros_(self.signals.weight)
         widths = self.fusion.widths
         self.dimensions = nn.ModuleDict({name: DimensionWeights(width) for name, width in widths.items()})
-        for residual in (self.interaction, self.item_bias, self.signals):
-            nn.init.zeros_(residual.weight)
         public = [*(config.modality_weights.get(name, 0.0) for name in dims), config.popularity_weight]
         self.public_weights: Tensor
         self.register_buffer("public_weights", torch.tensor(public), persistent=False)
@@ -66,34 +78,73 @@ class MultimodalRecommender(nn.Module):
             `[B, 1, N]` with candidates, else `[B, K, K + L]`.
         """
         places = mask_BK.shape[-1]
-        history = items.cut(0, places)
+        items = items.only(self.dims)
+        scored = items if candidates is None else candidates.only(self.dims)
         visible_BTK = visible_history(mask_BK, leave_one_out=candidates is None)
+        history = items.cut(0, places)
+        profiles = content_profiles(history, visible_BTK)
+        if isinstance(self.fusion, DecisionFusion):
+            weights_BTM = self._decision_weights(history, visible_BTK, profiles)
+            return self._decided(self.fusion, weights_BTM, profiles, scored, ranking=candidates is not None)
         fused_BLH: Tensor = self.fusion(items)
         users_BTH = self.tower(fused_BLH[:, :places], visible_BTK)
-        scored, vectors = (items, fused_BLH) if candidates is None else (candidates, self.fusion(candidates))
-        profiles = content_profiles(history, visible_BTK)
-        terms_BTLS = self.public_weights * self._terms(profiles, scored)
+        vectors = fused_BLH if candidates is None else self.fusion(scored)
+        terms_BTLS = self.public_weights * self._terms(self._contents(profiles, scored), scored)
         residual: Tensor = self.interaction(users_BTH) @ vectors.transpose(-1, -2)
         fused: Tensor = self.config.fused_scale * (residual + self.item_bias(vectors).transpose(-1, -2))
-        return terms_BTLS.sum(-1) + self._signal(terms_BTLS) + self._weighted(profiles, scored) + fused
+        return self._combined(terms_BTLS) + torch.stack(self._weighted(profiles, scored)).sum(0) + fused
 
-    def _terms(self, profiles: Mapping[Modality, Tensor], scored: Items) -> Tensor:
-        similarities = [profiles[name] @ rows.transpose(-1, -2) for name, rows in scored.vectors.items()]
-        prior = scored.prior.unsqueeze(-2).expand_as(similarities[0])
-        return torch.stack([*similarities, prior], dim=-1)
+    def _decision_weights(self, history: Items, visible_BTK: Tensor, profiles: Mapping[Modality, Tensor]) -> Tensor:
+        public_M = self.public_weights[:-1]
+        if self.config.decision_weights == "local":
+            return local_weights(history, visible_BTK, profiles, public_M, self.config.decision_temperature)
+        return public_M.expand(*visible_BTK.shape[:-1], len(public_M))
+
+    def _decided(
+        self,
+        fusion: DecisionFusion,
+        weights_BTM: Tensor,
+        profiles: Mapping[Modality, Tensor],
+        scored: Items,
+        *,
+        ranking: bool,
+    ) -> Tensor:
+        residuals_BTLM = self.config.fused_scale * fusion.residuals(profiles, scored)
+        parts = zip(self._contents(profiles, scored), self._weighted(profiles, scored), strict=True)
+        scorers = [content + own + residuals_BTLM[..., place] for place, (content, own) in enumerate(parts)]
+        scores_BTLS = self._terms(scorers, scored)
+        prior_weight = self.public_weights[-1:].expand(*weights_BTM.shape[:-1], 1)
+        weights_BT1S = torch.cat([weights_BTM, prior_weight], dim=-1).unsqueeze(-2)
+        weighted = self._combined(weights_BT1S * scores_BTLS)
+        rule = self.config.decision_rule
+        if not ranking or rule == "weighted":
+            return weighted
+        said_BTNS = opinions(rule, scores_BTLS, scored.present_M, votes=self.config.decision_votes)
+        places = mean_ranks(self._combined(weights_BT1S * said_BTNS), weighted)
+        return (places / max(1, places.shape[-1] - 1)).to(weighted.dtype)
+
+    def _contents(self, profiles: Mapping[Modality, Tensor], scored: Items) -> list[Tensor]:
+        return [profiles[name] @ rows.transpose(-1, -2) for name, rows in scored.vectors.items()]
+
+    def _terms(self, scores: list[Tensor], scored: Items) -> Tensor:
+        prior = scored.prior.unsqueeze(-2).expand_as(scores[0])
+        return torch.stack([*scores, prior], dim=-1)
+
+    def _combined(self, terms_BTLS: Tensor) -> Tensor:
+        return terms_BTLS.sum(-1) + self._signal(terms_BTLS)
 
     def _signal(self, terms_BTLS: Tensor) -> Tensor:
-        users, queries, length, signals = terms_BTLS.shape
-        flat = terms_BTLS.reshape(users, queries * length, signals)
-        signal: Tensor = self.signals(flat)
+        users, queries, length, _ = terms_BTLS.shape
+        learned = terms_BTLS[..., -self.signals.in_features :]
+        signal: Tensor = self.signals(learned.reshape(users, queries * length, -1))
         return signal.reshape(users, queries, length)
 
-    def _weighted(self, profiles: Mapping[Modality, Tensor], scored: Items) -> Tensor:
+    def _weighted(self, profiles: Mapping[Modality, Tensor], scored: Items) -> list[Tensor]:
         parts = []
         for name, width in self.fusion.widths.items():
             weighted: Tensor = self.dimensions[name](profiles[name][..., :width])
             parts.append(weighted @ scored.vectors[name][..., :width].transpose(-1, -2))
-        return torch.stack(parts).sum(0)
+        return parts
 
     def trainable_state(self) -> dict[str, Tensor]:
         """What travels between coordinator and partners: the trained weights and nothing about any user."""
@@ -123,7 +174,7 @@ def build_model(config: RunConfig) -> MultimodalRecommender:
     """The untrained model of a run; the same seed gives the same weights on every machine."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return MultimodalRecommender(config.model, config.features.dims)
+        return MultimodalRecommender(config.model, config.model_dims)
 
 
 def initial_state(config: RunConfig) -> Arrays:

@@ -129,3 +129,53 @@ def test_arguments_outside_their_range_are_refused(arguments) -> None:
     users_B = np.array(whole.pop("users"), dtype=np.int64)
     with pytest.raises(DataError):
         draw_batch(histories([[0, 2]]), users_B, **whole)
+
+
+def hidden(lists: list[list[int]], users: list[int], seed: int = 0, rate: float = 0.4) -> UserBatch:
+    users_B = np.array(users, dtype=np.int64)
+    return draw_batch(
+        histories(lists), users_B, n_items=N_ITEMS, max_history=5, negatives=7, seed=seed, modalities=3,
+        modality_dropout=rate,
+    )  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(histories_of, seeds, st.data())
+def test_hidden_modalities_of_a_user_depend_on_no_other_user_and_on_the_item_alone(lists, seed, data) -> None:
+    everyone = hidden(lists, list(range(len(lists))), seed)
+    user = data.draw(st.integers(0, len(lists) - 1))
+    removed = [items if number == user else [] for number, items in enumerate(lists)]
+    for other, row in ((hidden(lists, [0, user], seed), 1), (hidden(removed, list(range(len(lists))), seed), user)):
+        assert np.array_equal(everyone.kept_BLM[user], other.kept_BLM[row])
+    items = np.concatenate([everyone.history_BK, everyone.negatives_BN], axis=1)[user]
+    for item in set(items.tolist()):
+        assert len({tuple(kept) for kept in everyone.kept_BLM[user][items == item].tolist()}) == 1
+
+
+def test_hiding_changes_no_other_draw_and_none_is_drawn_at_rate_zero() -> None:
+    lists = [[1, 2, 3, 4, 5, 6, 7], [9]]
+    bare, with_hiding = draw(lists, [0, 1], 3), hidden(lists, [0, 1], 3)
+    assert all(same_row(bare, row, with_hiding, row) for row in (0, 1))
+    assert bare.kept_BLM is None
+    assert hidden(lists, [0, 1], 3, rate=0.0).kept_BLM is None
+
+
+def test_the_share_of_hidden_modalities_is_the_rate_and_another_seed_hides_others() -> None:
+    lists = [[user % N_ITEMS] for user in range(400)]
+    first, second = (hidden(lists, list(range(400)), seed, 0.3).kept_BLM for seed in (1, 2))
+    distinct = 400 * 3
+    error = (0.3 * 0.7 / distinct) ** 0.5
+    for modality in range(3):
+        assert abs((~first[:, 0, modality]).mean() - 0.3) < 4 * error * 3**0.5
+    assert 0.5 < (first[:, 0] == second[:, 0]).mean() < 0.66
+    both = (~first[:, 0, 0] & ~first[:, 0, 1]).mean()
+    assert abs(both - 0.09) < 0.06, "modalities are hidden independently of each other"
+
+
+@pytest.mark.parametrize(("modalities", "rate"), [(3, 1.0), (3, -0.1), (0, 0.5)])
+def test_a_rate_or_number_of_modalities_outside_its_range_is_refused(modalities: int, rate: float) -> None:
+    with pytest.raises(DataError, match="modality_dropout"):
+        draw_batch(
+            histories([[1]]), np.array([0]), n_items=N_ITEMS, max_history=2, negatives=1, seed=0,
+            modalities=modalities, modality_dropout=rate,
+        )  # fmt: skip

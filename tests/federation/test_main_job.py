@@ -85,6 +85,13 @@ def test_another_seed_gives_another_model(data: Path, finished: Path, tmp_path: 
     assert weights[0].read_bytes() != weights[1].read_bytes()
 
 
+def test_a_run_with_another_fusion_trains_exports_and_says_so(data: Path, tmp_path: Path) -> None:
+    arguments = ("--partners", "2", "--rounds", "1", "--delta", "1e-3", "--fusion", "cross_attention")
+    run(data, tmp_path / "fused", *arguments)
+    assert load_model(tmp_path / "fused" / "model").config.model.fusion == "cross_attention"
+    assert "cross attention over text, image" in (tmp_path / "fused" / "report.html").read_text()
+
+
 def test_without_privacy_the_record_says_so(data: Path, tmp_path: Path) -> None:
     run(data, tmp_path / "bare", "--silo", "silo_region", "--rounds", "2", "--epsilon", "inf", "--delta", "1e-3")
     record = read_run(tmp_path / "bare")

@@ -8,6 +8,8 @@ import torch
 from mmrec_model.data.batches import draw_batch
 from mmrec_model.data.histories import Histories
 from mmrec_model.model.loss import HistoryBatch, sampled_softmax_loss
+from mmrec_model.model.recommender import build_model
+from mmrec_model.model.scoring import score_catalogue
 
 
 def histories() -> Histories:
@@ -16,8 +18,11 @@ def histories() -> Histories:
     return Histories.grouped(users, np.concatenate(lists).astype(np.int64), 4)
 
 
-def batch_of(users: list[int]) -> HistoryBatch:
-    drawn = draw_batch(histories(), np.array(users), n_items=30, max_history=6, negatives=5, seed=1)
+def batch_of(users: list[int], modality_dropout: float = 0.0) -> HistoryBatch:
+    drawn = draw_batch(
+        histories(), np.array(users), n_items=30, max_history=6, negatives=5, seed=1, modalities=2,
+        modality_dropout=modality_dropout,
+    )  # fmt: skip
     return HistoryBatch.from_users(drawn)
 
 
@@ -50,3 +55,37 @@ def test_split_keeps_every_user_once():
     parts = batch_of([0, 1, 2, 3]).split(3)
     assert [len(part) for part in parts] == [3, 1]
     assert torch.equal(torch.cat([part.items_BL for part in parts]), batch_of([0, 1, 2, 3]).items_BL)
+
+
+def test_a_hidden_modality_is_one_that_the_item_lacks_and_an_item_never_loses_all(catalogue, trained):
+    batch = batch_of([0, 1, 2, 3], 0.6)
+    whole, items = catalogue.take(batch.items_BL), batch.items(catalogue)
+    assert (items.present_M <= whole.present_M).all()
+    assert (items.present_M.any(-1) == whole.present_M.any(-1)).all()
+    for place, (name, rows) in enumerate(items.vectors.items()):
+        present = items.present_M[..., place]
+        assert (rows[~present] == 0).all()
+        assert torch.equal(rows[present], whole.vectors[name][present])
+    assert (items.present_M < whole.present_M).any()
+    assert not torch.equal(
+        sampled_softmax_loss(trained, catalogue, batch),
+        sampled_softmax_loss(trained, catalogue, batch_of([0, 1, 2, 3])),
+    )
+
+
+def test_hidden_modalities_split_and_train_per_user(catalogue, trained):
+    batch = batch_of([0, 1, 2, 3], 0.6)
+    together = sampled_softmax_loss(trained, catalogue, batch)
+    parts = torch.cat([sampled_softmax_loss(trained, catalogue, part) for part in batch.split(3)])
+    alone = torch.cat([sampled_softmax_loss(trained, catalogue, batch_of([user], 0.6)) for user in range(4)])
+    torch.testing.assert_close(parts, together, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
+
+
+def test_evaluation_is_the_same_to_the_bit_with_modality_dropout_on_or_off(config, catalogue):
+    scores = []
+    for rate in (0.0, 0.9):
+        training = config.training.model_copy(update={"modality_dropout": rate})
+        model = build_model(config.model_copy(update={"training": training})).train()
+        scores.append(score_catalogue(model, catalogue, [np.array([1, 2, 3]), np.array([6, 9])]))
+    np.testing.assert_array_equal(scores[0], scores[1])

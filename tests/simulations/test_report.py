@@ -16,7 +16,7 @@ from mmrec_model.config import FeatureSpec, PrivacyConfig, RunConfig
 from mmrec_model.errors import DataError
 from mmrec_model.privacy.noise import SEEDED_SOURCE, SYSTEM_SOURCE
 from simulations.report import write_report
-from simulations.report_content import result_sentence, systems, verdict_kind
+from simulations.report_content import fusion_sentence, result_sentence, systems, verdict_kind
 from simulations.report_numbers import delta_in_words, human_bytes, human_seconds, plain_delta, signed
 from simulations.run_record import RunRecord, as_json, parse_run, read_run, write_run
 
@@ -252,6 +252,29 @@ def test_every_text_of_the_record_is_escaped(tmp_path: Path) -> None:
     assert mark not in html
     assert "b" not in {tag for tag, _ in found.tags}
     assert found.words.count("boo") >= 20
+
+
+@pytest.mark.parametrize(
+    ("model", "training", "words"),
+    [
+        ({}, {}, "attention over text, image"),
+        ({"fusion": "cross_attention", "modalities": ["image"]}, {}, "cross attention over image"),
+        (
+            {"fusion": "decision", "decision_rule": "vote", "decision_weights": "local"},
+            {"modality_dropout": 0.25},
+            "decision over text, image; local weights, combined by rule vote; 25% of them hidden in training",
+        ),
+    ],
+)
+def test_the_page_says_how_modalities_were_fused(model, training, words, tmp_path: Path) -> None:
+    run = made_up_run()
+    run["config"]["model"] |= model
+    run["config"]["training"] |= training
+    assert fusion_sentence(parse_run(run)) == words
+    assert words in page(run, tmp_path)[1].words
+    if not model:
+        run["config"] = {}
+        assert fusion_sentence(parse_run(run)) == words
 
 
 def test_ids_of_figures_do_not_collide(tmp_path: Path) -> None:
