@@ -15,12 +15,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.policy import Policy
 from client.site import Site, SiteConfig, enrol
 from mmrec_model.config import (
+    EncoderConfig,
     Modality,
     ModelConfig,
     RunConfig,
@@ -32,6 +33,7 @@ from mmrec_model.data.dataset import open_partner
 from mmrec_model.encoders.registry import default_encoders
 from mmrec_model.errors import UsageError
 from mmrec_model.features.bundle import FeatureBundle, build_bundle
+from mmrec_model.features.signature import sign_bundle
 from mmrec_model.model.recommender import initial_state
 from mmrec_model.planning import planned_learning_rate, private_plan
 from mmrec_model.storage import write_atomically
@@ -63,6 +65,7 @@ class Recipe:
         silo: column that names a user's partner; None for the first `silo_*` column, if there is one.
         partners: number of equal partners instead of a column; None for a column.
         minimum_users: smaller partners are merged into one.
+        encoders: at most one per medium.
     """
 
     data: Path
@@ -74,6 +77,7 @@ class Recipe:
     silo: str | None = None
     partners: int | None = None
     minimum_users: int = MINIMUM_USERS
+    encoders: tuple[EncoderConfig, ...] = field(default_factory=default_encoders)
 
 
 def vector_store() -> Path:
@@ -118,11 +122,11 @@ def divide(recipe: Recipe) -> Groups:
 
 
 def encode(recipe: Recipe, progress: Callable[[str, int, int], None] | None = None) -> FeatureBundle:
-    """The workspace's feature bundle, from the embedded encoders."""
+    """The workspace's feature bundle; encoders that learn from a catalogue learn from this one."""
     return build_bundle(
         open_catalogue(recipe.data),
         recipe.out / "features",
-        encoders=default_encoders(),
+        encoders=recipe.encoders,
         transform=TransformConfig(),
         store=vector_store(),
         progress=progress,
@@ -169,7 +173,7 @@ def _public_weights(bundle: FeatureBundle) -> dict[Modality, float]:
 def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
     """Make one enrolled site per partner; its policy allows this run and nothing dearer.
 
-    Site and coordinator get each other's public key.
+    Site and coordinator get each other's public key, and the coordinator signs the feature bundle.
     """
     folders = write_sites(recipe.data, recipe.out, groups)
     private = config.privacy.mechanism != "none"
@@ -184,7 +188,8 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
         allow_without_privacy=not private,
     )
     coordinator = recipe.out / "coordinator"
-    trusted = coordinator_key(coordinator).public.hexadecimal
+    key = coordinator_key(coordinator)
+    sign_bundle(recipe.out / "features", key)
     sites = [
         enrol(
             folder.parent,
@@ -193,7 +198,7 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
                 catalogue=str(recipe.data.resolve()),
                 features="../../features",
                 users=len(open_partner(folder, catalogue=catalogue)),
-                coordinator_key=trusted,
+                coordinator_key=key.public.hexadecimal,
                 simulation_seed=recipe.seed,
             ),
             policy,
