@@ -8,7 +8,8 @@
 Either way the encoder is fitted on the catalogue: it keeps the catalogue's words alone, weighted by their frequency
 there. The catalogue is public and no interaction is read, so this costs no epsilon. Training is repeatable on one
 machine: one thread, a fixed seed, no use of Python's randomised hashes; on another machine it may differ by rounding,
-so a fitted encoder is copied, not fitted again. gensim's own files are pickles, which can run code, and are refused.
+so a fitted encoder is copied, not fitted again. Small catalogues are read more often. gensim's own files are pickles,
+which can run code, and are refused.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 SOURCE = "word2vec"
 WIDTH = 100
 _WINDOW = 5
-_EPOCHS = 20
+_WORDS_READ, _FEWEST_EPOCHS, _MOST_EPOCHS = 600_000, 20, 200
 _RAREST = 2
 _SEED = 20_240_601
 _FORMATS = (".bin", ".bin.gz", ".txt", ".txt.gz", ".vec", ".vec.gz")
@@ -94,10 +95,12 @@ def train_word2vec(texts: Sequence[str]) -> dict[str, Vectors]:
     Raises:
         EncoderError: no word does, or gensim is not installed.
     """
-    model = _gensim().Word2Vec(
-        vector_size=WIDTH, window=_WINDOW, min_count=_RAREST, sg=1, epochs=_EPOCHS, workers=1, seed=_SEED, hashfxn=_hash
-    )  # fmt: skip
     sentences = [words_of(text) for text in texts]
+    words = max(1, sum(map(len, sentences)))
+    epochs = min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, _WORDS_READ // words))
+    model = _gensim().Word2Vec(
+        vector_size=WIDTH, window=_WINDOW, min_count=_RAREST, sg=1, epochs=epochs, workers=1, seed=_SEED, hashfxn=_hash
+    )  # fmt: skip
     model.build_vocab(sentences)
     if not len(model.wv):
         raise EncoderError(
