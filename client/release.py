@@ -30,7 +30,14 @@ from client.popularity import count_items, sensitivity
 from client.site import Site
 from client.training import train_round
 from mmrec_model.config import RunConfig, parse_config
-from mmrec_model.errors import BudgetExhausted, LedgerError, MmrecError, PolicyRefusal, ProtocolError
+from mmrec_model.errors import (
+    BudgetExhausted,
+    BundleSignatureError,
+    LedgerError,
+    MmrecError,
+    PolicyRefusal,
+    ProtocolError,
+)
 from mmrec_model.model.recommender import build_model
 from mmrec_model.privacy.events import NonPrivate, to_record
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
@@ -88,6 +95,7 @@ def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answe
             installed_code=site.code_digest,
             trained_weights=sum(weight.numel() for weight in build_model(config).trainable_state().values()),
         )
+        site.check_features(ledger.history.keys.get("server"))
         made: Arrays = {}
         if kind is Kind.DESCRIBE:
             approve_plan(ledger, site, config)
@@ -235,6 +243,8 @@ def _refusal(error: MmrecError) -> tuple[str, str]:
         return "budget", "the epsilon budget of this data set does not cover the request"
     if isinstance(error, ProtocolError):
         return "protocol", str(error)
+    if isinstance(error, BundleSignatureError):
+        return "features-signature", "the installed feature bundle is not signed by the coordinator's key"
     if isinstance(error, LedgerFault) and error.code in _LEDGER_WORDS:
         return str(error.code), _LEDGER_WORDS[error.code]
     return "site", f"{type(error).__name__}; the partner's own log has the details"

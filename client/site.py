@@ -41,8 +41,9 @@ from mmrec_model.data.catalogue import Catalogue, open_catalogue
 from mmrec_model.data.dataset import PartnerDataset, open_partner
 from mmrec_model.errors import ConfigError
 from mmrec_model.features.bundle import FeatureBundle, open_bundle
+from mmrec_model.features.signature import check_signature
 from mmrec_model.model.items import Items
-from mmrec_model.privacy.keys import SigningKey
+from mmrec_model.privacy.keys import PublicKey, SigningKey
 from mmrec_model.privacy.ledger import Ledger
 from mmrec_model.privacy.merkle import MerkleTree
 from mmrec_model.privacy.noise import GaussianNoise
@@ -124,6 +125,15 @@ class Site:
     def bundle(self) -> FeatureBundle:
         """The installed feature bundle, verified once per process."""
         return _bundle(self._folder(self.config.features))
+
+    def check_features(self, coordinator: PublicKey | None) -> None:
+        """Refuse an installed bundle that the coordinator did not sign; without a coordinator nothing is asked.
+
+        Raises:
+            BundleSignatureError: no signature, or not of this key and bundle.
+        """
+        if coordinator is not None:
+            check_signature(self._folder(self.config.features), self.bundle, coordinator)
 
     @property
     def items(self) -> Items:

@@ -24,6 +24,8 @@ FusionName = Literal[
 """How the modalities of an item become one vector or one score; see docs/fusion.md."""
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
+Pooling = Literal["auto", "mean", "cls", "last"]
+Precision = Literal["float32", "bfloat16", "float16"]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -45,12 +47,15 @@ class EncoderConfig(Strict):
     Attributes:
         modality: the medium it reads.
         source: `embedded` (the published MiniLM of the optional package for text, else a small network made by
-            configuration), a hub id, or a local folder.
+            configuration), a hub id, a local folder, or one of the names in docs/features.md.
         batch_size: inputs per forward pass.
         max_tokens: tokens kept of a text.
         image_size: side of the square picture, in pixels, for networks made by configuration.
         frames: frames taken from a film, spread evenly.
         device: torch device.
+        pooling: token states that make a text's vector: their mean, the first, or the last; `auto` is the mean, for a
+            decoder the last, and for a text-picture model its own.
+        dtype: what texts and pictures are computed in; vectors are kept as float32.
     """
 
     modality: Modality
@@ -60,6 +65,8 @@ class EncoderConfig(Strict):
     image_size: Annotated[int, Field(ge=32, le=1024)] = 96
     frames: Annotated[int, Field(ge=1, le=256)] = 8
     device: str = "cpu"
+    pooling: Pooling = "auto"
+    dtype: Precision = "float32"
 
 
 class TransformConfig(Strict):

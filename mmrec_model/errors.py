@@ -45,6 +45,10 @@ class FeatureError(MmrecError):
     """A feature store or bundle is missing, damaged or not the agreed one."""
 
 
+class BundleSignatureError(FeatureError):
+    """A feature bundle is not signed by the coordinator that a partner trusts."""
+
+
 class ModelError(MmrecError):
     """A model folder or state does not fit its configuration."""
 

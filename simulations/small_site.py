@@ -20,6 +20,7 @@ from mmrec_model.canonical import canonical_json
 from mmrec_model.config import ModelConfig, PrivacyConfig, RunConfig, TrainingConfig
 from mmrec_model.data.writing import write_partner
 from mmrec_model.features.folder import open_bundle, write_bundle
+from mmrec_model.features.signature import sign_bundle
 from mmrec_model.planning import plan_events, training_event
 from mmrec_model.storage import write_atomically
 from server.sites import KEY, coordinator_key, write_partners
@@ -67,8 +68,10 @@ def make_small_sites(folder: Path, *, user: str = "u") -> SmallSites:
     write_atomically(folder / "plan.json", config.model_dump_json().encode())
     one_round = training_event(config.privacy, config.training, rounds=1)
     tight = _SLACK * price((*plan_events(config), one_round), _DELTA)
-    trusted = coordinator_key(folder / "templates" / "coordinator").public.hexadecimal
-    for name, epsilon, key in (
+    key = coordinator_key(folder / "templates" / "coordinator")
+    sign_bundle(folder / "features", key)
+    trusted = key.public.hexadecimal
+    for name, epsilon, coordinator in (
         ("ample", _AMPLE, None),
         ("tight", tight, None),
         ("ample-signed", _AMPLE, trusted),
@@ -81,7 +84,7 @@ def make_small_sites(folder: Path, *, user: str = "u") -> SmallSites:
             catalogue=str((folder / "items").resolve()),
             features=str((folder / "features").resolve()),
             users=_USERS,
-            coordinator_key=key,
+            coordinator_key=coordinator,
         )
         enrol(root, settings, Policy(max_epsilon=epsilon, max_delta=_DELTA))
     return SmallSites(folder, config)

@@ -22,6 +22,7 @@ from typing import Literal
 from client.policy import Policy
 from client.site import Site, SiteConfig, enrol
 from mmrec_model.config import (
+    EncoderConfig,
     Modality,
     ModelConfig,
     RunConfig,
@@ -33,6 +34,7 @@ from mmrec_model.data.dataset import open_partner
 from mmrec_model.encoders.registry import default_encoders
 from mmrec_model.errors import UsageError
 from mmrec_model.features.bundle import FeatureBundle, build_bundle
+from mmrec_model.features.signature import sign_bundle
 from mmrec_model.model.recommender import initial_state
 from mmrec_model.planning import adaptive_clipping, planned_learning_rate, private_plan
 from mmrec_model.storage import write_atomically
@@ -66,6 +68,7 @@ class Recipe:
         minimum_users: smaller partners are merged into one.
         clipping: of the plan: a fixed clip, or one that follows the users' gradient norms.
         model: the recommender; its public weights are multiplied by each modality's share of the catalogue.
+        encoders: at most one per medium.
     """
 
     data: Path
@@ -79,6 +82,7 @@ class Recipe:
     minimum_users: int = MINIMUM_USERS
     clipping: Literal["flat", "adaptive"] = "flat"
     model: ModelConfig = field(default_factory=ModelConfig)
+    encoders: tuple[EncoderConfig, ...] = field(default_factory=default_encoders)
 
 
 def vector_store() -> Path:
@@ -123,11 +127,11 @@ def divide(recipe: Recipe) -> Groups:
 
 
 def encode(recipe: Recipe, progress: Callable[[str, int, int], None] | None = None) -> FeatureBundle:
-    """The workspace's feature bundle, from the embedded encoders."""
+    """The workspace's feature bundle; encoders that learn from a catalogue learn from this one."""
     return build_bundle(
         open_catalogue(recipe.data),
         recipe.out / "features",
-        encoders=default_encoders(),
+        encoders=recipe.encoders,
         transform=TransformConfig(),
         store=vector_store(),
         progress=progress,
@@ -177,7 +181,7 @@ def _public_weights(model: ModelConfig, bundle: FeatureBundle) -> dict[Modality,
 def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
     """Make one enrolled site per partner; its policy allows this run and nothing dearer.
 
-    Site and coordinator get each other's public key.
+    Site and coordinator get each other's public key, and the coordinator signs the feature bundle.
     """
     folders = write_sites(recipe.data, recipe.out, groups)
     private = config.privacy.mechanism != "none"
@@ -192,7 +196,8 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
         allow_without_privacy=not private,
     )
     coordinator = recipe.out / "coordinator"
-    trusted = coordinator_key(coordinator).public.hexadecimal
+    key = coordinator_key(coordinator)
+    sign_bundle(recipe.out / "features", key)
     sites = [
         enrol(
             folder.parent,
@@ -201,7 +206,7 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
                 catalogue=str(recipe.data.resolve()),
                 features="../../features",
                 users=len(open_partner(folder, catalogue=catalogue)),
-                coordinator_key=trusted,
+                coordinator_key=key.public.hexadecimal,
                 simulation_seed=recipe.seed,
             ),
             policy,

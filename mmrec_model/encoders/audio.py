@@ -23,7 +23,7 @@ from scipy.fft import rfft
 from scipy.signal import get_window, resample_poly
 
 from mmrec_model.config import EncoderConfig, Modality
-from mmrec_model.encoders.interface import Mask, Vectors, recipe_digest
+from mmrec_model.encoders.interface import OWN_LICENCE, Mask, Recipe, Vectors, recipe_digest
 from mmrec_model.errors import EncoderError
 
 RATE = 16_000
@@ -47,15 +47,17 @@ class AudioEncoder:
     name = "log-mel-statistics"
     dim = 2 * BANDS
     note = "no weights: mean and spread of a 64-band log-mel spectrogram, carries timbre, no words or melody"
+    licence = OWN_LICENCE
 
     def __init__(self) -> None:
         self._window_S = np.asarray(get_window("hann", _FRAME), dtype=np.float32)
         self._mel_KD = mel_filterbank()
-        self.digest = recipe_digest({
+        self.recipe: Recipe = {
             "kind": "audio", "rate": RATE, "seconds": MAX_SECONDS, "frame": _FRAME, "step": _STEP, "window": "hann",
             "bands": BANDS, "lowest_hz": _LOWEST_HZ, "floor_db": FLOOR_DB, "range_db": RANGE_DB,
             "silent_power": _SILENT_POWER, "pool": "mean+std", "version": 1,
-        })  # fmt: skip
+        }  # fmt: skip
+        self.digest = recipe_digest(self.recipe)
 
     def encode(self, inputs: Sequence[str | Path]) -> tuple[Vectors, Mask]:
         """Sound files to float32 [n, 128] and bool [n]; pure silence counts as empty. See `Encoder.encode`."""

@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from mmrec_model.canonical import JsonValue
+from mmrec_model.config import Precision
 from mmrec_model.errors import EncoderError
 from mmrec_model.storage import sha256_of_file
 
@@ -36,6 +38,7 @@ _DECISIVE_FILES = (
     "merges.txt",
     "*.model",
     "preprocessor_config.json",
+    "processor_config.json",
 )
 
 
@@ -70,8 +73,8 @@ def resolve_folder(source: str) -> Path:
         ) from error
 
 
-def load_network(folder: Path) -> nn.Module:
-    """The transformers model of `folder`, float32, in evaluation mode, complete.
+def load_network(folder: Path, dtype: Precision = "float32") -> nn.Module:
+    """The transformers model of `folder`, in evaluation mode, complete, and without a cache for generation.
 
     Raises:
         EncoderError: damaged or incomplete weights, or an architecture that transformers does not know.
@@ -81,7 +84,7 @@ def load_network(folder: Path) -> nn.Module:
     try:
         with quiet_transformers():
             network, report = AutoModel.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype="float32", output_loading_info=True
+                folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
             )
     except Exception as error:  # any type: a damaged file may fail in any layer of the library
         raise EncoderError(
@@ -94,6 +97,7 @@ def load_network(folder: Path) -> nn.Module:
             f"{folder.name}: {len(lost)} weights are missing, the first is {lost[0]}",
             remedy="Copy the whole published folder; missing weights would be filled with random numbers",
         )
+    network.config.use_cache = False
     return freeze(network)
 
 
@@ -102,14 +106,14 @@ def freeze(network: nn.Module) -> nn.Module:
     return network.eval().requires_grad_(requires_grad=False)
 
 
-def place(network: nn.Module, device: str) -> nn.Module:
-    """Move `network` to a torch device.
+def place(network: nn.Module, device: str, dtype: Precision = "float32") -> nn.Module:
+    """Move `network` to a torch device and number format.
 
     Raises:
         EncoderError: this machine has no such device.
     """
     try:
-        return network.to(device)
+        return network.to(device, getattr(torch, dtype))
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise EncoderError(
             f"the device {device!r} cannot be used here: {str(error).splitlines()[0][:120]}",

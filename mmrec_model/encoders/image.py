@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mmrec_model.config import EncoderConfig, Modality
 from mmrec_model.encoders.hub import place
-from mmrec_model.encoders.interface import Mask, Vectors
+from mmrec_model.encoders.interface import Mask, Recipe, Vectors, at_precision, recipe_digest
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 MAX_PIXELS = 50_000_000
@@ -34,15 +34,17 @@ class VisionNetwork:
         network: [B, 3, H, W] -> [B, D].
         prepare: one RGB picture -> [3, H, W].
         name: for reports; the same on every machine.
-        digest: over weights, transform and pooling.
+        recipe: weights, transform and pooling; see `Encoder.recipe`.
         note: one sentence on the weights.
+        licence: of the weights.
     """
 
     network: nn.Module
     prepare: Callable[[Image.Image], Tensor]
     name: str
-    digest: str
+    recipe: Recipe
     note: str
+    licence: str
 
 
 class ImageEncoder:
@@ -51,11 +53,13 @@ class ImageEncoder:
     modality: Modality = "image"
 
     def __init__(self, vision: VisionNetwork, config: EncoderConfig) -> None:
-        self.name, self.digest, self.note = vision.name, vision.digest, vision.note
-        self._network = place(vision.network, config.device)
+        self.name, self.note, self.licence = vision.name, vision.note, vision.licence
+        self.recipe = at_precision(vision.recipe, config.dtype)
+        self.digest = recipe_digest(self.recipe)
+        self._network = place(vision.network, config.device, config.dtype)
         self._prepare = vision.prepare
         self._batch_size = config.batch_size
-        self._device = torch.device(config.device)
+        self._device, self._dtype = torch.device(config.device), getattr(torch, config.dtype)
         self.dim = self.encode_pictures([Image.new("RGB", (64, 64))]).shape[1]
 
     def encode(self, inputs: Sequence[str | Path]) -> tuple[Vectors, Mask]:
@@ -74,8 +78,11 @@ class ImageEncoder:
     def encode_pictures(self, pictures: Sequence[Image.Image]) -> Vectors:
         """RGB pictures, at least one, to float32 [n, dim]."""
         batches = [pictures[start : start + self._batch_size] for start in range(0, len(pictures), self._batch_size)]
-        parts_BD = [self._network(torch.stack([self._prepare(one) for one in b]).to(self._device)) for b in batches]
-        return torch.cat(parts_BD).float().cpu().numpy()
+        parts_BD = [self._network(self._pixels(batch)).float().cpu() for batch in batches]
+        return torch.cat(parts_BD).numpy()
+
+    def _pixels(self, pictures: Sequence[Image.Image]) -> Tensor:
+        return torch.stack([self._prepare(one) for one in pictures]).to(self._device, self._dtype)
 
 
 def read_picture(path: Path) -> Image.Image | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from mmrec_model.config import MODALITIES, EncoderConfig
 from mmrec_model.encoders.interface import Encoder
 
@@ -11,13 +14,23 @@ def default_encoders() -> tuple[EncoderConfig, ...]:
     return tuple(EncoderConfig(modality=modality) for modality in MODALITIES)
 
 
-def load_encoder(config: EncoderConfig) -> Encoder:
+def load_encoder(config: EncoderConfig, *, catalogue: Sequence[str | Path] | None = None) -> Encoder:
     """Load one frozen encoder.
 
+    Args:
+        config: which one.
+        catalogue: all texts or media of this modality in the catalogue; word vectors learn from them before they are
+            frozen, every other encoder ignores them.
+
     Raises:
-        EncoderError: the source cannot be loaded, or its weights are not the expected ones.
+        EncoderError: the source cannot be loaded, its weights are not the expected ones, or it must learn from a
+            catalogue and none is given.
     """
     if config.modality == "text":
+        from mmrec_model.encoders import word2vec  # noqa: PLC0415 - numpy and safetensors
+
+        if word2vec.reads_words(config.source):
+            return word2vec.load_word_encoder(config, None if catalogue is None else [str(one) for one in catalogue])
         from mmrec_model.encoders.text import load_text_encoder  # noqa: PLC0415 - torch and transformers
 
         return load_text_encoder(config)

@@ -1,23 +1,24 @@
-"""Text to vectors: the mean of a transformer's token states (Reimers & Gurevych 2019), padding masked out.
+"""Text to vectors: pooled token states of a frozen transformer (Reimers & Gurevych 2019), padding masked out.
 
-Reads any encoder or decoder that `AutoModel` knows. Texts are sorted by length before batching, ties in input order,
-so a run is repeatable; the batch a text falls into may move its vector in the last bits. A text without any token is
-missing, not a zero vector. Shapes: B texts of a batch, T tokens, D width.
+Reads any encoder or decoder that `AutoModel` knows, the encoder of an encoder-decoder, and the text tower of a
+text-picture model. Texts are sorted by length before batching, ties in input order, so padding is small and a run is
+repeatable; the batch a text falls into may move its vector in the last bits. A text without any token is missing, not
+a zero vector. Word vectors are in `mmrec_model.encoders.wordvectors`. Shapes: B texts of a batch, T tokens, D width.
 """
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 from torch import nn
 
-from mmrec_model.config import EncoderConfig, Modality
+from mmrec_model.config import EncoderConfig, Modality, Pooling
 from mmrec_model.encoders.hub import (
     file_digests,
     freeze,
@@ -27,65 +28,93 @@ from mmrec_model.encoders.hub import (
     quiet_transformers,
     resolve_folder,
 )
-from mmrec_model.encoders.interface import Mask, Vectors, recipe_digest
+from mmrec_model.encoders.interface import OWN_LICENCE, Mask, Recipe, Vectors, at_precision, recipe_digest
+from mmrec_model.encoders.licence import published_licence
+from mmrec_model.encoders.pooling import JointText, PooledStates
 from mmrec_model.encoders.seeded import fill_seeded, state_digest
+from mmrec_model.encoders.words import words_of
 from mmrec_model.errors import EncoderError
 
-Tokenizer: TypeAlias = Callable[[Sequence[str]], list[list[int]]]
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
-_WORD = re.compile(r"\w+")
 _HASHED_WORDS = 16_384
 _CONFIGURED_WIDTH = 128
+_READ_PADDING = frozenset({"siglip", "siglip2"})
+"""Models that were trained on texts filled up to full length, without a mask."""
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Texts to token ids, and how a batch of them is filled up.
+
+    Attributes:
+        tokenize: texts to lists of at most `limit` ids.
+        limit: most tokens of a text.
+        padding: id that fills up a batch.
+        fills: whether every text is filled up to `limit`.
+    """
+
+    tokenize: Callable[[Sequence[str]], list[list[int]]]
+    limit: int
+    padding: int = 0
+    fills: bool = False
+
+
+Pooled: TypeAlias = PooledStates | JointText
 
 
 class TextEncoder:
-    """A frozen transformer with masked mean pooling."""
+    """A frozen transformer with its tokenizer and pooling."""
 
     modality: Modality = "text"
 
     def __init__(
-        self, network: nn.Module, tokenize: Tokenizer, config: EncoderConfig, *, name: str, digest: str, note: str
-    ) -> None:
-        self.name, self.digest, self.note = name, digest, note
-        self._network = place(network, config.device)
-        self._tokenize = tokenize
+        self, network: Pooled, tokenizer: Tokenizer, config: EncoderConfig, *, name: str, recipe: Recipe, note: str,
+        licence: str,
+    ) -> None:  # fmt: skip
+        self.recipe = at_precision({**recipe, "limit": tokenizer.limit, "pool": network.pooling}, config.dtype)
+        self.digest = recipe_digest(self.recipe)
+        self.name = name.format(digest=self.digest[:12])
+        self.note, self.licence = note, licence
+        self._network = network
+        self._tokenizer = tokenizer
         self._batch_size = config.batch_size
         self._device = torch.device(config.device)
-        self.dim = self._pool([[1]]).shape[1]
+        longest = tokenizer.tokenize(["text " * tokenizer.limit])[0] or [1]
+        self.dim = self._vectors([longest]).shape[1]
 
     def encode(self, inputs: Sequence[str | Path]) -> tuple[Vectors, Mask]:
         """Texts to float32 [n, dim] and bool [n]; see `Encoder.encode`."""
-        tokens = self._tokenize([str(text).strip() for text in inputs]) if inputs else []
+        tokens = self._tokenizer.tokenize([str(text).strip() for text in inputs]) if inputs else []
         ok = np.array([bool(str(text).strip()) and bool(ids) for text, ids in zip(inputs, tokens, strict=True)], bool)
         vectors = np.zeros((len(inputs), self.dim), dtype=np.float32)
         order = sorted(np.flatnonzero(ok).tolist(), key=lambda row: len(tokens[row]))
         for start in range(0, len(order), self._batch_size):
             rows = order[start : start + self._batch_size]
-            vectors[rows] = self._pool([tokens[row] for row in rows])
+            vectors[rows] = self._vectors([tokens[row] for row in rows])
         return vectors, ok
 
     @torch.inference_mode()
-    def _pool(self, tokens: list[list[int]]) -> Vectors:
-        length = max(len(ids) for ids in tokens)
-        ids_BT = torch.tensor([ids + [0] * (length - len(ids)) for ids in tokens], device=self._device)
+    def _vectors(self, tokens: list[list[int]]) -> Vectors:
+        length = self._tokenizer.limit if self._tokenizer.fills else max(len(ids) for ids in tokens)
+        padding = [self._tokenizer.padding]
+        ids_BT = torch.tensor([ids + padding * (length - len(ids)) for ids in tokens], device=self._device)
         mask_BT = torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids in tokens], device=self._device)
-        state_BTD = self._network(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
-        weight_BT1 = mask_BT[..., None].to(state_BTD.dtype)
-        mean_BD = (state_BTD * weight_BT1).sum(1) / weight_BT1.sum(1)
-        vectors: Vectors = mean_BD.float().cpu().numpy()
+        vectors: Vectors = self._network(ids_BT, mask_BT).cpu().numpy()
         return vectors
 
 
 def load_text_encoder(config: EncoderConfig) -> TextEncoder:
-    """The encoder that `config` names.
+    """The transformer that `config` names.
 
     Raises:
         EncoderError: the source cannot be loaded, or is not what it claims to be.
     """
     if config.source != "embedded":
-        return _from_folder(resolve_folder(config.source), config, origin=config.source)
+        return _from_folder(resolve_folder(config.source), config)
     folder = packaged_minilm()
-    return configured_text_encoder(config) if folder is None else _from_folder(folder, config, origin="")
+    return configured_text_encoder(config) if folder is None else _from_folder(folder, config)
 
 
 def configured_text_encoder(config: EncoderConfig) -> TextEncoder:
@@ -109,38 +138,54 @@ def configured_text_encoder(config: EncoderConfig) -> TextEncoder:
     def tokenize(texts: Sequence[str]) -> list[list[int]]:
         return [hashed_words(text)[:limit] for text in texts]
 
-    recipe = recipe_digest({
-        "kind": "text", "tokens": "crc32-words", "limit": limit, "pool": "mean", "weights": state_digest(network),
-    })  # fmt: skip
+    recipe: Recipe = {"kind": "text", "tokens": "crc32-words", "weights": state_digest(network)}
     note = "random weights made by configuration: carries which words are shared, no meaning"
-    return TextEncoder(freeze(network), tokenize, config, name="configured-bert-2x128", digest=recipe, note=note)
+    pooled = _pooled(freeze(network), config)
+    return TextEncoder(
+        pooled, Tokenizer(tokenize, limit), config, name="configured-bert-2x128", recipe=recipe, note=note,
+        licence=OWN_LICENCE,
+    )  # fmt: skip
 
 
 def hashed_words(text: str) -> list[int]:
     """Ids in [1, 16384) of the words of `text`, case folded; the same on every machine."""
-    return [1 + zlib.crc32(word.encode()) % (_HASHED_WORDS - 1) for word in _WORD.findall(text.casefold())]
+    return [1 + zlib.crc32(word.encode()) % (_HASHED_WORDS - 1) for word in words_of(text)]
 
 
-def _from_folder(folder: Path, config: EncoderConfig, *, origin: str) -> TextEncoder:
-    network = load_network(folder)
-    files = file_digests(folder)
-    tokenize, limit = _published_tokenizer(folder, network, config.max_tokens)
-    digest = recipe_digest({"kind": "text", "files": files, "limit": limit, "pool": "mean"})
-    if not origin:
+def _from_folder(folder: Path, config: EncoderConfig) -> TextEncoder:
+    network = load_network(folder, config.dtype)
+    shape: PretrainedConfig = network.config  # type: ignore[assignment]
+    tokenizer = _published_tokenizer(folder, shape, config.max_tokens)
+    if config.source == "embedded":
         name, note = "all-MiniLM-L6-v2", "published all-MiniLM-L6-v2 weights"
     else:
-        name = f"{getattr(network.config, 'model_type', 'transformer')}-{digest[:12]}"
-        note = f"weights of {origin if not Path(origin).is_dir() else 'a local folder'}"
+        name = f"{shape.model_type}-{{digest}}"
+        note = "weights of a local folder" if Path(config.source).is_dir() else f"weights of {config.source}"
+    recipe: Recipe = {"kind": "text", "files": file_digests(folder)}
+    licence = published_licence(folder)
     try:
-        return TextEncoder(network, tokenize, config, name=name, digest=digest, note=note)
+        pooled = _pooled(network, config)
+        return TextEncoder(pooled, tokenizer, config, name=name, recipe=recipe, note=note, licence=licence)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise EncoderError(
-            f"{name} gives no token states for a text ({type(error).__name__}: {str(error)[:120]})",
-            remedy="Choose a text encoder (BERT class) or a decoder-only model (GPT class)",
+            f"{folder.name} gives no vector for a text of {tokenizer.limit} tokens "
+            f"({type(error).__name__}: {str(error)[:120]})",
+            remedy="Choose a text encoder (BERT class) or a decoder-only model (GPT class), or lower max_tokens",
         ) from error
 
 
-def _published_tokenizer(folder: Path, network: nn.Module, max_tokens: int) -> tuple[Tokenizer, int]:
+def _pooled(network: nn.Module, config: EncoderConfig) -> Pooled:
+    """The part of a network that reads texts, on its device, with the pooling that suits it."""
+    pooling: Pooling = config.pooling
+    placed = place(network, config.device, config.dtype)
+    shape: PretrainedConfig = placed.config  # type: ignore[assignment]
+    if callable(getattr(placed, "get_text_features", None)):
+        return JointText(placed, pooling, reads_padding=shape.model_type in _READ_PADDING)
+    encoder = placed.get_encoder() if shape.is_encoder_decoder else placed  # type: ignore[operator]
+    return PooledStates(encoder, pooling)
+
+
+def _published_tokenizer(folder: Path, shape: PretrainedConfig, max_tokens: int) -> Tokenizer:
     """The folder's own tokenizer, cut at what the configuration, the tokenizer and the network all allow."""
     from transformers import AutoTokenizer  # noqa: PLC0415 - seconds to import
 
@@ -152,11 +197,13 @@ def _published_tokenizer(folder: Path, network: nn.Module, max_tokens: int) -> t
             f"{folder.name}: the tokenizer cannot be read ({type(error).__name__})",
             remedy="Copy the tokenizer files of the published model into the folder",
         ) from error
-    positions = getattr(network.config, "max_position_embeddings", None) or max_tokens
+    positions = getattr(shape.get_text_config(), "max_position_embeddings", None) or max_tokens
     limit = int(min(max_tokens, tokenizer.model_max_length, positions))
 
     def tokenize(texts: Sequence[str]) -> list[list[int]]:
         ids: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
         return ids
 
-    return tokenize, limit
+    known = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    padding = next((token for token in known if token is not None), 0)
+    return Tokenizer(tokenize, limit, padding, fills=shape.model_type in _READ_PADDING)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from mmrec_model.config import EncoderConfig, Modality
 from mmrec_model.encoders.image import MAX_PIXELS, ImageEncoder
-from mmrec_model.encoders.interface import Mask, Vectors, recipe_digest
+from mmrec_model.encoders.interface import Mask, Recipe, Vectors, recipe_digest
 from mmrec_model.encoders.vision import load_image_encoder
 
 MAX_FRAMES = 20_000
@@ -36,10 +36,12 @@ class VideoEncoder:
         self.dim = image.dim
         self.name = f"{frames}-frames-of-{image.name}"
         self.note = f"mean of {frames} frames; pictures: {image.note}"
-        self.digest = recipe_digest({
+        self.licence = image.licence
+        self.recipe: Recipe = {
             "kind": "video", "image": image.digest, "frames": frames, "spread": "midpoints", "limit": MAX_FRAMES,
             "pool": "mean",
-        })  # fmt: skip
+        }  # fmt: skip
+        self.digest = recipe_digest(self.recipe)
 
     def encode(self, inputs: Sequence[str | Path]) -> tuple[Vectors, Mask]:
         """Films to float32 [n, dim] and bool [n]; see `Encoder.encode`."""

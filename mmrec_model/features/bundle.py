@@ -7,13 +7,14 @@ Promises:
 2. A modality that an item lacks is a row of zeros and False in `present_NM`, never a guess. An item without any
    modality is kept with an all-False row, and counted.
 3. A damaged medium counts as missing; how many and the first `NAMED_ITEMS` of them are in the manifest.
+4. The manifest holds each encoder's recipe (weights, transform, pooling), whose digest is the encoder's, and its
+   licence. An encoder that learned from the catalogue lies in the bundle itself, under the bundle's digest.
 
 Shapes: N items, M modalities, D raw width, K final width.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,11 +24,14 @@ import numpy as np
 
 from mmrec_model.canonical import JsonValue, canonical_json, sha256_hex
 from mmrec_model.config import MODALITIES, EncoderConfig, Modality, TransformConfig
-from mmrec_model.encoders.interface import Encoder, Mask, Vectors
+from mmrec_model.encoders.interface import CatalogueEncoder, Encoder, Mask, Vectors
 from mmrec_model.encoders.registry import load_encoder
+from mmrec_model.encoders.words import words_of
 from mmrec_model.errors import FeatureError
 from mmrec_model.features.folder import (
     FeatureBundle,
+    encoder_file,
+    encoder_folder,
     npy_bytes,
     open_bundle,
     open_transform,
@@ -36,15 +40,16 @@ from mmrec_model.features.folder import (
     vectors_file,
     write_bundle,
 )
+from mmrec_model.features.signature import sign_bundle
 from mmrec_model.features.store import FeatureStore
 from mmrec_model.features.transform import CatalogueTransform, fit_transform
+from mmrec_model.privacy.keys import SigningKey
 
-__all__ = ["FeatureBundle", "Items", "build_bundle", "item_text", "open_bundle", "open_transform"]
+__all__ = ["FeatureBundle", "Items", "build_bundle", "encoder_folder", "item_text", "open_bundle", "open_transform"]
 
 NAMED_ITEMS = 20
 Progress = Callable[[str, int, int], None]
 _CHUNK: Mapping[Modality, int] = {"text": 256, "image": 256, "audio": 32, "video": 8}
-_WORD = re.compile(r"\w+")
 
 
 class Items(Protocol):
@@ -94,6 +99,7 @@ def build_bundle(
     transform: TransformConfig,
     store: Path,
     progress: Progress | None = None,
+    signing_key: SigningKey | None = None,
 ) -> FeatureBundle:
     """Encode what the store lacks, fit the transforms on the items, write the bundle and open it.
 
@@ -104,6 +110,7 @@ def build_bundle(
         transform: how raw vectors become final ones.
         store: root of the content-addressed raw vectors.
         progress: called with (modality, settled inputs, all inputs of the modality).
+        signing_key: the coordinator's, which signs the manifest; None for a bundle without a signature.
 
     Raises:
         EncoderError: an encoder cannot be loaded.
@@ -122,6 +129,8 @@ def build_bundle(
     for modality, result in kept.items():
         files[vectors_file(modality)] = npy_bytes(result.apply(fits[modality]))
         files[transform_file(modality)] = transform_bytes(fits[modality])
+        if isinstance(result.encoder, CatalogueEncoder):
+            files |= {encoder_file(modality, name): content for name, content in result.encoder.files().items()}
     accounts: dict[str, JsonValue] = {
         name: _account(result, fits.get(name), catalogue.item_ids) for name, result in results.items()
     }
@@ -132,6 +141,8 @@ def build_bundle(
         "transform": {"dims": transform.dims, "whiten": transform.whiten},
         "modalities": accounts,
     })  # fmt: skip
+    if signing_key is not None:
+        sign_bundle(folder, signing_key)
     return replace(open_bundle(folder), encoded=sum(result.encoded for result in results.values()))
 
 
@@ -147,8 +158,7 @@ def item_text(title: str, text: str) -> str:
     title, text = title.strip(), text.strip()
     if not title or not text:
         return title or text
-    said = set(_WORD.findall(text.casefold()))
-    return text if said.issuperset(_WORD.findall(title.casefold())) else f"{title}. {text}"
+    return text if set(words_of(text)).issuperset(words_of(title)) else f"{title}. {text}"
 
 
 def _by_modality(encoders: Sequence[EncoderConfig]) -> dict[Modality, EncoderConfig]:
@@ -176,9 +186,9 @@ def _encode_all(
 def _encode(
     inputs: Sequence[str | Path | None], config: EncoderConfig, store: FeatureStore, progress: Progress | None
 ) -> _Encoded:
-    encoder = load_encoder(config)
     given_N = np.array([one is not None for one in inputs], dtype=bool)
     given = [one for one in inputs if one is not None]
+    encoder = load_encoder(config, catalogue=given)
 
     def report(settled: int) -> None:
         if progress is not None:
@@ -197,7 +207,14 @@ def _account(result: _Encoded, fit: CatalogueTransform | None, item_ids: Sequenc
     encoder, dims = result.encoder, 0 if fit is None else fit.dims
     corrupt = np.flatnonzero(result.corrupt_N)
     return {
-        "encoder": {"name": encoder.name, "digest": encoder.digest, "note": encoder.note, "dim": encoder.dim},
+        "encoder": {
+            "name": encoder.name,
+            "digest": encoder.digest,
+            "recipe": dict(encoder.recipe),
+            "licence": encoder.licence,
+            "note": encoder.note,
+            "dim": encoder.dim,
+        },
         "dims": dims,
         "bytes_per_item": 4 * dims,
         "explained_permille": 0 if fit is None else round(1000 * fit.explained),

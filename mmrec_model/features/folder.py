@@ -10,6 +10,8 @@ Promises:
     FOLDER/present.npy                        bool [N, M]
     FOLDER/<modality>.npy                     float32 [N, K]
     FOLDER/<modality>.transform.safetensors   mean and axes, for new items and queries
+    FOLDER/<modality>.encoder/                an encoder that learned from the catalogue, for the same
+    FOLDER/manifest.sig                       who made it (`mmrec_model.features.signature`); not in the digest
 
 Shapes: N items, M modalities, K width.
 """
@@ -18,6 +20,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +40,8 @@ from mmrec_model.storage import sha256_of_file, write_atomically
 
 BUNDLE_FORMAT = 1
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
+_ENCODER_FILE = re.compile(rf"({'|'.join(MODALITIES)})\.encoder/[a-z][a-z0-9]*\.[a-z]+")
 _REBUILD = "Build the bundle again from the catalogue, or copy it again from the coordinator"
 
 
@@ -111,6 +117,24 @@ def open_transform(folder: Path, modality: Modality) -> CatalogueTransform:
         raise FeatureError(f"{path} is damaged ({type(error).__name__})", remedy=_REBUILD) from error
 
 
+def encoder_folder(folder: Path, modality: Modality) -> Path:
+    """The folder of the encoder that learned from this bundle's catalogue: the `source` that encodes new items.
+
+    Raises:
+        FeatureError: the bundle's encoder is not of that kind, or a file is damaged.
+    """
+    files = _parse_manifest(_read(folder / MANIFEST), folder / MANIFEST)["files"]
+    inside = {name: expected for name, expected in files.items() if name.startswith(encoder_file(modality, ""))}
+    if not inside:
+        raise FeatureError(
+            f"the bundle {folder} brings no {modality} encoder along",
+            remedy="Use the encoder that the bundle's manifest names",
+        )
+    for name, expected in inside.items():
+        _verify(folder / name, expected)
+    return folder / encoder_file(modality, "")
+
+
 def write_bundle(folder: Path, files: Mapping[str, bytes], manifest: dict[str, JsonValue]) -> None:
     """Write `files`, then the manifest with their digests; an older bundle in `folder` is replaced.
 
@@ -119,8 +143,10 @@ def write_bundle(folder: Path, files: Mapping[str, bytes], manifest: dict[str, J
     """
     digests: dict[str, JsonValue] = {name: sha256_hex(content) for name, content in files.items()}
     try:
-        (folder / MANIFEST).unlink(missing_ok=True)
+        for name in (MANIFEST, SIGNATURE):
+            (folder / name).unlink(missing_ok=True)
         for modality in MODALITIES:
+            shutil.rmtree(folder / encoder_file(modality, ""), ignore_errors=True)
             for name in (vectors_file(modality), transform_file(modality)):
                 if name not in files:
                     (folder / name).unlink(missing_ok=True)
@@ -142,6 +168,11 @@ def vectors_file(modality: Modality) -> str:
 def transform_file(modality: Modality) -> str:
     """File name of a modality's fitted map."""
     return f"{modality}.transform.safetensors"
+
+
+def encoder_file(modality: Modality, name: str) -> str:
+    """Name inside the bundle of a file of a modality's own encoder."""
+    return f"{modality}.encoder/{name}"
 
 
 def npy_bytes(array: npt.NDArray[np.generic]) -> bytes:
@@ -181,6 +212,7 @@ def _parse_manifest(content: bytes, path: Path) -> dict[str, Any]:
     files = manifest.get("files")
     known = {"items.json", "present.npy"}
     allowed = known | {name for modality in MODALITIES for name in (vectors_file(modality), transform_file(modality))}
-    if not isinstance(files, dict) or not known <= set(files) <= allowed:
+    names = set(files) if isinstance(files, dict) else set()
+    if not known <= names or not all(_ENCODER_FILE.fullmatch(name) for name in names - allowed):
         raise FeatureError(f"{path} does not name the files of a bundle", remedy=_REBUILD)
     return manifest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,7 +66,8 @@ def interactions(first: int, users: int) -> pa.Table:
 def make_site(tmp_path: Path, catalogue: Path) -> MakeSite:
     """A newly enrolled site; `policy` overrides fields, `seed` None draws from the operating system.
 
-    Without a `coordinator` (its public key) the site answers requests that nobody signed.
+    Without a `coordinator` (its public key) the site answers requests that nobody signed. With one it has a copy of the
+    bundle of its own, for that coordinator to sign.
     """
 
     def make(
@@ -78,10 +80,12 @@ def make_site(tmp_path: Path, catalogue: Path) -> MakeSite:
     ) -> Site:
         root = tmp_path / "sites" / name
         write_partner(root / "data", interactions=interactions(0, users), items=None, users=None)
+        if coordinator is not None:
+            shutil.copytree(catalogue / "features", root / "features")
         settings = SiteConfig(
             name=name,
             catalogue=str(catalogue / "items"),
-            features=str(catalogue / "features"),
+            features=str(catalogue / "features") if coordinator is None else "features",
             users=users,
             coordinator_key=coordinator,
             simulation_seed=seed,

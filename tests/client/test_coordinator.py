@@ -19,7 +19,9 @@ from client.coordinator import Challenge, show
 from client.release import Answer, answer
 from client.site import Site
 from mmrec_model.config import RunConfig
-from mmrec_model.errors import AdmissionError, ConfigError, MmrecError
+from mmrec_model.errors import AdmissionError, BundleSignatureError, ConfigError, MmrecError
+from mmrec_model.features.folder import SIGNATURE
+from mmrec_model.features.signature import sign_bundle
 from mmrec_model.model.recommender import initial_state
 from mmrec_model.privacy.countersign import ForkProof
 from mmrec_model.privacy.keys import PublicKey, SigningKey
@@ -39,6 +41,7 @@ class Federation:
         self.folder = folder
         key = coordinator_key(folder)
         self.site = make_site("north", coordinator=key.public.hexadecimal, seed=None)
+        sign_bundle(self.site.root / "features", key)
         write_partners(folder, {"north": self.site.public_key})
         self._make_request = make_request
 
@@ -267,6 +270,27 @@ def test_a_pinned_key_cannot_be_unpinned_in_the_settings_file(federation: Federa
     assert answer(site, Kind.TRAIN, *make_request(1)).reply.refusal == "signature"  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("signer", [None, b"s" * 32, "damaged"], ids=["unsigned", "stranger", "damaged"])
+def test_a_bundle_that_the_coordinator_did_not_sign_is_refused_and_nothing_is_charged(
+    federation: Federation, signer: bytes | str | None
+) -> None:
+    signature = federation.site.root / "features" / SIGNATURE
+    if isinstance(signer, bytes):
+        sign_bundle(signature.parent, SigningKey.from_seed(signer))
+    elif signer is None:
+        signature.unlink()
+    else:
+        signature.write_text(signer)
+    reply = federation.ask(Kind.DESCRIBE).reply
+    assert reply.refusal == "features-signature"
+    assert str(signature.parent) not in reply.refusal_text
+    assert types(federation.site) == ["open"]
+    with pytest.raises(BundleSignatureError, match="sign"), federation.site.open_ledger() as ledger:
+        federation.site.check_features(ledger.history.keys.get("server"))
+    sign_bundle(signature.parent, coordinator_key(federation.folder))
+    federation.start(0)
+
+
 def test_only_enrolled_keys_are_believed(federation: Federation, make_site: Callable[..., Site]) -> None:
     stranger = make_site("south", coordinator=coordinator_key(federation.folder).public.hexadecimal)
     reply = answer(stranger, Kind.DESCRIBE, *federation.request(Kind.DESCRIBE)).reply
@@ -298,8 +322,13 @@ def test_in_a_whole_run_a_partner_that_was_rolled_back_is_out_and_the_others_go_
     tmp_path: Path, make_site: Callable[..., Site], config: RunConfig
 ) -> None:
     workspace = tmp_path / "run"
-    key = coordinator_key(workspace / "coordinator").public.hexadecimal
-    sites = [make_site(name, coordinator=key, seed=number) for number, name in enumerate(("north", "south"))]
+    key = coordinator_key(workspace / "coordinator")
+    sites = [
+        make_site(name, coordinator=key.public.hexadecimal, seed=number)
+        for number, name in enumerate(("north", "south"))
+    ]
+    for site in sites:
+        sign_bundle(site.root / "features", key)
     write_partners(workspace / "coordinator", {site.config.name: site.public_key for site in sites})
     (workspace / "plan.json").write_text(config.model_dump_json())
     old = keep(sites[0], tmp_path / "backup")

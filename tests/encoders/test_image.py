@@ -16,6 +16,7 @@ from transformers import ViTConfig, ViTImageProcessor, ViTModel
 from mmrec_model.config import EncoderConfig
 from mmrec_model.encoders.image import ImageEncoder, read_picture
 from mmrec_model.encoders.registry import load_encoder
+from mmrec_model.encoders.torchvision_networks import architecture_of, take_classifier_off
 from mmrec_model.encoders.vision import load_image_encoder
 from mmrec_model.errors import EncoderError
 
@@ -117,6 +118,56 @@ def test_a_torchvision_state_in_a_folder_gives_what_its_last_layer_reads(tmp_pat
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("named", ["torchvision:resnet18", "torchvision:ResNet18_Weights.IMAGENET1K_V1"])
+def test_a_torchvision_network_and_a_local_state_are_named_in_one_source(tmp_path: Path, named: str) -> None:
+    torch.manual_seed(0)
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    save_file({**state, "fc.weight": torch.ones(7, 512), "fc.bias": torch.ones(7)}, tmp_path / "model.safetensors")
+    (tmp_path / "README.md").write_text("---\nlicense: bsd-3-clause\n---\n")
+    encoder = load_image_encoder(config(f"{named}@{tmp_path / 'model.safetensors'}"))
+    assert (encoder.dim, encoder.licence) == (512, "bsd-3-clause")
+    assert load_image_encoder(config(f"{named}@{tmp_path}")).digest == encoder.digest
+    assert "ImageClassification" in str(encoder.recipe["transform"])
+    with pytest.raises(EncoderError, match="architecture") as refusal:
+        load_image_encoder(config(str(tmp_path / "model.safetensors")))
+    assert "torchvision:" in refusal.value.remedy
+    (tmp_path / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(EncoderError, match="cannot be read"):
+        load_image_encoder(config(f"{named}@{tmp_path}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "removed"),
+    [
+        ("resnet50", 2048, ["fc."]),
+        ("vgg11", 512, ["classifier.0.", "classifier.6."]),
+        ("alexnet", 256, ["classifier.1.", "classifier.6."]),
+        ("vit_b_16", 768, ["heads.head."]),
+        ("convnext_tiny", 768, ["classifier.2."]),
+        ("efficientnet_b0", 1280, ["classifier.1."]),
+        ("mobilenet_v3_small", 576, ["classifier.0.", "classifier.3."]),
+        ("swin_t", 768, ["head."]),
+        ("shufflenet_v2_x0_5", 1024, ["fc."]),
+        ("densenet121", 1024, ["classifier."]),
+    ],
+)
+def test_every_family_ends_in_the_global_pool_before_its_classifier(name: str, width: int, removed: list[str]) -> None:
+    with torch.device("meta"):
+        network = torchvision.models.get_model(name, weights=None).eval()
+        weighted = {key for key in network.state_dict() if key.startswith(tuple(removed))}
+        prefixes = take_classifier_off(network)
+        assert network(torch.zeros(2, 3, 224, 224)).flatten(1).shape == (2, width)
+    assert set(removed) <= set(prefixes)
+    assert weighted
+    assert not any(key.startswith(prefixes) for key in network.state_dict())
+    assert architecture_of(torchvision.models.get_model_weights(name)["DEFAULT"]) == name
+
+
+def test_a_network_without_a_linear_layer_is_refused() -> None:
+    with torch.device("meta"), pytest.raises(EncoderError, match="no linear layer"):
+        take_classifier_off(torchvision.models.squeezenet1_0(weights=None))
+
+
 def test_a_torchvision_state_of_another_architecture_is_refused(tmp_path: Path) -> None:
     save_file({"conv1.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"weights": "ResNet18_Weights.IMAGENET1K_V1"}))
@@ -129,8 +180,34 @@ def test_weights_that_are_unknown_or_not_at_hand_are_refused(tmp_path: Path, mon
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(EncoderError, match="no weights named"):
         load_image_encoder(config("ResNet19_Weights.BEST"))
-    with pytest.raises(EncoderError, match="switched off"):
-        load_image_encoder(config("ResNet18_Weights.IMAGENET1K_V1"))
+    with pytest.raises(EncoderError, match="no weights named"):
+        load_image_encoder(config("torchvision:resnet19"))
+    for source in ("ResNet18_Weights.IMAGENET1K_V1", "torchvision:resnet18", "torchvision:vit_b_16"):
+        with pytest.raises(EncoderError, match="switched off") as refusal:
+            load_image_encoder(config(source))
+        assert "safetensors" in refusal.value.remedy
+
+
+def test_the_small_cnn_is_the_same_on_every_machine_and_sees_colour(tmp_path: Path) -> None:
+    encoder = load_image_encoder(config("small-cnn", image_size=64))
+    assert encoder.digest == "b586fcdb198e4a0302cbdae613c6066cb5c7d185225c51470b3c4bc59e312027"
+    paths = [draw(tmp_path / f"{number}.png", colour) for number, colour in enumerate(["red", "darkred", "blue"])]
+    vectors, ok = encoder.encode([*paths, tmp_path / "absent.png"])
+    assert ok.tolist() == [True, True, True, False]
+    assert encoder.dim == 256
+    assert np.linalg.norm(vectors[0] - vectors[1]) < np.linalg.norm(vectors[0] - vectors[2])
+    assert load_image_encoder(config("small-cnn", image_size=32)).encode(paths)[1].all()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_shorter_number_format_is_another_encoder_with_nearly_the_same_vectors(tmp_path: Path, dtype: str) -> None:
+    path = draw(tmp_path / "red.png", "red")
+    full, short = (load_image_encoder(config("small-cnn", dtype=one)) for one in ("float32", dtype))
+    (expected, _), (found, ok) = full.encode([path]), short.encode([path])
+    assert ok.all()
+    assert short.digest != full.digest
+    np.testing.assert_allclose(found, expected, rtol=0.1, atol=0.05)
+    assert not np.array_equal(found, expected)
 
 
 def test_a_transformers_folder_is_a_picture_encoder_too(tmp_path: Path) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
+from transformers import AutoModel
 
 from mmrec_model.config import EncoderConfig
 from mmrec_model.encoders.hub import packaged_minilm, resolve_folder, verify_minilm
+from mmrec_model.encoders.licence import published_licence
 from mmrec_model.encoders.registry import load_encoder
 from mmrec_model.encoders.text import configured_text_encoder, hashed_words
 from mmrec_model.errors import EncoderError
@@ -54,16 +58,104 @@ def test_minilm_weights_that_are_not_the_published_ones_are_refused(tmp_path: Pa
         verify_minilm(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("kind", ["bert", "gpt2"])
-def test_a_local_folder_of_either_class_encodes_whatever_the_batch(tiny_model: Folder, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "t5", "clip", "siglip"])
+def test_a_local_folder_of_any_class_encodes_the_same_text_the_same_whatever_the_batch(
+    tiny_model: Folder, kind: str
+) -> None:
     folder = str(tiny_model(kind))
-    texts = ["red dress", "diesel engine oil engine oil", "wine", "red", ""]
+    texts = ["red dress", "diesel engine oil engine oil", "wine", "red", "", "wine"]
     one, ok_one = load_encoder(config(folder, batch_size=1)).encode(texts)
     many, ok_many = load_encoder(config(folder, batch_size=4)).encode(texts)
-    assert ok_one.tolist() == ok_many.tolist() == [True, True, True, True, False]
+    assert ok_one.tolist() == ok_many.tolist() == [True, True, True, True, False, True]
     np.testing.assert_allclose(one, many, atol=1e-6)
+    np.testing.assert_array_equal(many[2], many[5])
     assert not many[4].any()
-    assert cosine(many[0], many[2]) < 0.999
+    assert np.abs(many[0] - many[2]).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("kind", "pool"), [("bert", "mean"), ("t5", "mean"), ("gpt2", "last"), ("clip", "text features")]
+)
+def test_the_pooling_that_suits_a_network_is_found_by_what_it_does(tiny_model: Folder, kind: str, pool: str) -> None:
+    folder = str(tiny_model(kind))
+    assert load_encoder(config(folder)).recipe["pool"] == pool
+    assert load_encoder(config(folder, dtype="bfloat16")).recipe["pool"] == pool
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_a_pooling_is_the_named_states_of_the_network(tiny_model: Folder, kind: str) -> None:
+    folder, text = tiny_model(kind), "red dress engine"
+    with torch.inference_mode():
+        states = AutoModel.from_pretrained(folder)(input_ids=torch.tensor([[2, 3, 6]])).last_hidden_state[0].numpy()
+    expected = {"mean": states.mean(axis=0), "cls": states[0], "last": states[2]}
+    digests = set()
+    for pooling, vector in expected.items():
+        encoder = load_encoder(config(str(folder), pooling=pooling))
+        found, _ = encoder.encode([text, "red dress engine oil wine gown"])
+        np.testing.assert_allclose(found[0], vector, atol=1e-6)
+        digests.add(encoder.digest)
+    assert len(digests) == 3
+    assert load_encoder(config(str(folder))).digest in digests
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_shorter_number_format_is_another_encoder_with_nearly_the_same_vectors(
+    tiny_model: Folder, dtype: str
+) -> None:
+    folder, texts = str(tiny_model("bert")), ["red dress", "diesel engine oil", "wine"]
+    full, short = load_encoder(config(folder)), load_encoder(config(folder, dtype=dtype, batch_size=2))
+    assert short.digest != full.digest
+    vectors, ok = short.encode(texts)
+    assert ok.all()
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, full.encode(texts)[0], atol=0.05)
+    assert not np.array_equal(vectors, full.encode(texts)[0])
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_texts_and_pictures_of_one_model_are_in_one_space(tiny_model: Folder, kind: str) -> None:
+    folder = tiny_model(kind)
+    texts = load_encoder(config(str(folder)))
+    pictures = load_encoder(EncoderConfig(modality="image", source=str(folder)))
+    assert texts.dim == pictures.dim
+    network = AutoModel.from_pretrained(folder)
+    ids = torch.tensor([[2, 3] if kind == "clip" else [2, 3] + [0] * 10])
+    with torch.inference_mode():
+        expected = network.get_text_features(input_ids=ids).pooler_output[0].numpy()
+    np.testing.assert_allclose(texts.encode(["red dress"])[0][0], expected, atol=1e-6)
+    with pytest.raises(EncoderError, match="text-picture"):
+        load_encoder(config(str(folder), pooling="mean"))
+
+
+@pytest.mark.parametrize(
+    ("card", "extra", "licence"),
+    [
+        ("---\nlicense: apache-2.0\n---\n# Card", {}, "apache-2.0"),
+        ("---\nlicense: other\nlicense_name: llama3\n---\n", {}, "llama3"),
+        ("---\nlicense: [mit, cc-by-4.0]\n---\n", {}, "mit, cc-by-4.0"),
+        ("---\nlicense: {a\n---\n", {"license": "mit"}, "mit"),
+        ("no front matter, license: mit", {}, "unknown"),
+        (None, {"license": 3}, "unknown"),
+    ],
+)
+def test_the_licence_is_what_the_folder_says(
+    tiny_model: Folder, card: str | None, extra: dict[str, object], licence: str
+) -> None:
+    folder = tiny_model("bert")
+    if card is not None:
+        (folder / "README.md").write_text(card)
+    shape = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**shape, **extra}))
+    assert published_licence(folder) == licence
+    assert load_encoder(config(str(folder))).licence == licence
+
+
+def test_a_network_that_breaks_at_full_length_is_refused_when_it_is_loaded(tiny_model: Folder) -> None:
+    folder = str(tiny_model("roberta"))  # its positions start behind the padding token's
+    with pytest.raises(EncoderError, match="12 tokens") as refusal:
+        load_encoder(config(folder))
+    assert "max_tokens" in refusal.value.remedy
+    assert load_encoder(config(folder, max_tokens=8)).encode(["red " * 50])[1].all()
 
 
 def test_padding_is_outside_the_mean(tiny_model: Folder) -> None:

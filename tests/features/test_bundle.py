@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,19 @@ import pytest
 
 from mmrec_model.canonical import canonical_json, sha256_hex
 from mmrec_model.config import EncoderConfig, TransformConfig
+from mmrec_model.encoders.interface import recipe_digest
 from mmrec_model.encoders.registry import load_encoder
-from mmrec_model.errors import FeatureError
-from mmrec_model.features.bundle import FeatureBundle, build_bundle, item_text, open_bundle, open_transform
+from mmrec_model.errors import BundleSignatureError, FeatureError
+from mmrec_model.features.bundle import (
+    FeatureBundle,
+    build_bundle,
+    encoder_folder,
+    item_text,
+    open_bundle,
+    open_transform,
+)
+from mmrec_model.features.signature import check_signature
+from mmrec_model.privacy.keys import SigningKey
 
 Build = Callable[..., FeatureBundle]
 
@@ -171,6 +182,78 @@ def test_a_catalogue_without_anything_to_encode_is_refused(build: Build, shelf: 
     bare = replace(shelf, titles=("",) * 8, texts=(" ",) * 8, media={})
     with pytest.raises(FeatureError, match="none of the 8 items"):
         build(catalogue=bare)
+
+
+def test_the_manifest_says_what_every_encoder_is_and_under_which_licence(build: Build, text_model: Path) -> None:
+    modalities = build().manifest["modalities"]
+    for entry in modalities.values():
+        encoder = entry["encoder"]
+        assert set(encoder) == {"name", "digest", "recipe", "licence", "note", "dim"}
+        assert recipe_digest(encoder["recipe"]) == encoder["digest"]
+    weights = modalities["text"]["encoder"]["recipe"]["files"]["model.safetensors"]
+    assert weights == sha256_hex((text_model / "model.safetensors").read_bytes())
+    assert (modalities["text"]["encoder"]["licence"], modalities["image"]["encoder"]["licence"]) == (
+        "unknown",
+        "Apache-2.0",
+    )
+
+
+def test_an_encoder_that_learned_from_the_catalogue_travels_in_the_bundle(build: Build, tmp_path: Path) -> None:
+    pytest.importorskip("gensim")
+    bundle = build(encoders=[EncoderConfig(modality="text", source="word2vec")])
+    entry = bundle.manifest["modalities"]["text"]
+    assert (entry["encoded"], entry["corrupt"], entry["corrupt_items"]) == (5, 1, ["i5"])  # "apple juice" is all new
+    partner = tmp_path / "partner"
+    shutil.copytree(tmp_path / "bundle", partner)
+    there = load_encoder(EncoderConfig(modality="text", source=str(encoder_folder(partner, "text"))))
+    assert there.digest == entry["encoder"]["digest"]
+    vector = open_transform(partner, "text").apply(there.encode(["cold beer"])[0])
+    np.testing.assert_allclose(vector[0], bundle.vectors["text"][3], atol=1e-5)
+    words = partner / "text.encoder" / "words.json"
+    words.write_bytes(words.read_bytes().replace(b"beer", b"bear"))
+    for opening in (open_bundle, lambda folder: encoder_folder(folder, "text")):
+        with pytest.raises(FeatureError, match=r"words\.json"):
+            opening(partner)
+    assert build(encoders=[EncoderConfig(modality="audio")]).modalities == ("audio",)
+    assert not (tmp_path / "bundle" / "text.encoder").exists()
+    with pytest.raises(FeatureError, match="no text encoder"):
+        encoder_folder(tmp_path / "bundle", "text")
+
+
+@pytest.mark.parametrize("name", ["text.encoder/../x.json", "/text.encoder/x.json", "text.encoder/a/b.json", "x.npy"])
+def test_a_manifest_that_names_a_file_elsewhere_is_refused(build: Build, tmp_path: Path, name: str) -> None:
+    build()
+    path = tmp_path / "bundle" / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    path.write_bytes(canonical_json({**manifest, "files": {**manifest["files"], name: "0" * 64}}))
+    with pytest.raises(FeatureError, match="does not name the files"):
+        open_bundle(tmp_path / "bundle")
+
+
+def test_a_signature_is_by_the_given_key_over_this_bundle_and_part_of_no_digest(build: Build, tmp_path: Path) -> None:
+    key, stranger = SigningKey.from_seed(b"k" * 32), SigningKey.from_seed(b"s" * 32)
+    unsigned, folder = build(), tmp_path / "bundle"
+    with pytest.raises(BundleSignatureError, match="not signed"):
+        check_signature(folder, unsigned, key.public)
+    signed = build(signing_key=key)
+    assert signed.digest == unsigned.digest
+    check_signature(folder, signed, key.public)
+    with pytest.raises(BundleSignatureError, match=stranger.public.key_id):
+        check_signature(folder, signed, stranger.public)
+    other = build("other", encoders=[EncoderConfig(modality="audio")])
+    shutil.copy(folder / "manifest.sig", tmp_path / "other" / "manifest.sig")
+    with pytest.raises(BundleSignatureError, match="does not fit"):
+        check_signature(tmp_path / "other", other, key.public)
+    for content in ("", "{}", "[]", '{"signature": 3}', '{"signature": "00"}'):
+        (folder / "manifest.sig").write_text(content)
+        with pytest.raises(BundleSignatureError):
+            check_signature(folder, signed, key.public)
+    forged = key.sign(bytes.fromhex(signed.digest), domain=b"mmrec-request/v1\0")
+    (folder / "manifest.sig").write_text(json.dumps({"key_id": key.public.key_id, "signature": forged}))
+    with pytest.raises(BundleSignatureError, match="does not fit"):
+        check_signature(folder, signed, key.public)
+    build()
+    assert not (folder / "manifest.sig").exists()
 
 
 def test_two_encoders_for_one_modality_are_refused(build: Build) -> None:
