@@ -30,6 +30,12 @@ def simulate(  # noqa: PLR0917 - one argument per option
         str | None, typer.Option(help="Column that names a user's partner; by default the first silo_* column.")
     ] = None,
     partners: Annotated[int | None, typer.Option(min=1, help="Make this many equal partners instead.")] = None,
+    evaluate_every: Annotated[
+        int, typer.Option(min=0, help="Release noised validation metrics after every n-th round, priced; 0: never.")
+    ] = 0,
+    evaluate_final: Annotated[
+        bool, typer.Option("--evaluate-final", help="Release them once for the exported model.")
+    ] = False,
     engine: Annotated[
         Literal["loopback", "flower"], typer.Option(help="In this process, or Flower's own simulation with Ray.")
     ] = "loopback",
@@ -39,7 +45,7 @@ def simulate(  # noqa: PLR0917 - one argument per option
 ) -> None:
     """Train one recommender over several partners under user-level privacy, and report what it cost and gave."""
     _check(epsilon, delta, silo, partners)
-    from mmrec_model.config import TrainingConfig  # noqa: PLC0415
+    from mmrec_model.config import EvaluationConfig, TrainingConfig  # noqa: PLC0415
     from simulations import federation, screen, workspace  # noqa: PLC0415
     from simulations.embedded import embedded_data  # noqa: PLC0415
 
@@ -53,7 +59,10 @@ def simulate(  # noqa: PLR0917 - one argument per option
             with watch.stage("data"):
                 source = data or embedded_data(out, seed, bars)
             training = TrainingConfig(rounds=rounds)
-            recipe = workspace.Recipe(source, out.resolve(), epsilon, delta, seed, training, silo, partners)
+            evaluation = EvaluationConfig(every=evaluate_every, final=evaluate_final)
+            recipe = workspace.Recipe(
+                source, out.resolve(), epsilon, delta, seed, training, silo, partners, evaluation=evaluation
+            )
             prepared = federation.prepare(recipe, bars, watch)
             if prepare:
                 bars.say(f"Ready: {out}. Train it with `flwr run`, then report with `mmrec simulate --finish`.")

@@ -21,14 +21,14 @@ from client.site import DIARY, Site
 from mmrec_model.config import RunConfig
 from mmrec_model.evaluation.ranking import Ranks, chance_level, paired_difference
 from mmrec_model.features.bundle import FeatureBundle
-from mmrec_model.model.recommender import MultimodalRecommender, build_model
-from mmrec_model.planning import plan_events, popularity_event, training_event
+from mmrec_model.model.recommender import build_model
+from mmrec_model.planning import evaluation_event, plan_events, popularity_event, training_event
 from mmrec_model.privacy.accounting import epsilon
 from mmrec_model.privacy.events import PrivacyEvent, Relation, from_record, merge, to_record
 from mmrec_model.privacy.gaussian_dp import gaussian_mu
 from mmrec_model.privacy.keys import SigningKey
 from mmrec_model.privacy.ledger import read_ledger
-from mmrec_model.protocol import Arrays
+from mmrec_model.protocol import PRIOR, Arrays
 from server.checkpoint import CheckpointStore
 from server.journal import read_journal
 from simulations.assessment import (
@@ -41,6 +41,7 @@ from simulations.assessment import (
     metrics,
     of_partner,
 )
+from simulations.released_metrics import evaluation_records
 from simulations.run_record import (
     DataFacts,
     FeatureFacts,
@@ -105,10 +106,9 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, advance: Adva
         advance: told about rounds and systems assessed.
     """
     state = final_state(outcome.recipe.out)
-    catalogue = outcome.sites[0].items.with_prior(state["prior"])
-    model = _model(outcome.config, state)
+    catalogue = outcome.sites[0].items.with_prior(state[PRIOR])
     advance("assessing", 0, 2)
-    found = test.rank(test.model_scorer(model, catalogue))
+    found = _ranks(outcome, test, state)
     floors = floor_ranks(test, build_model(outcome.config), catalogue)
     advance("assessing", 1, 2)
     baselines = baseline_ranks(test)
@@ -129,16 +129,20 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, advance: Adva
         baseline_standard_errors=all_errors(baselines),
         verdict=_verdict(found, floors, outcome.config.seed),
         rounds=_rounds(outcome, validation.sample(CURVE_USERS, outcome.config.seed), advance),
+        evaluations=evaluation_records(
+            outcome.config, outcome.coordinator, state, lambda arrays: _ranks(outcome, validation, arrays)
+        ),
         seconds={},
         privacy=_privacy(outcome),
         wall_seconds=0.0,
     )
 
 
-def _model(config: RunConfig, state: Arrays) -> MultimodalRecommender:
-    model = build_model(config)
-    model.load_trainable_state({name: torch.from_numpy(array) for name, array in state.items() if name != "prior"})
-    return model
+def _ranks(outcome: Outcome, panel: Panel, state: Arrays) -> Ranks:
+    """Ranks of a panel under a global state: the trained arrays and the prior."""
+    model = build_model(outcome.config)
+    model.load_trainable_state({name: torch.from_numpy(array) for name, array in state.items() if name != PRIOR})
+    return panel.rank(panel.model_scorer(model, outcome.sites[0].items.with_prior(state[PRIOR])))
 
 
 def _versions() -> Versions:
@@ -243,12 +247,10 @@ def _rounds(outcome: Outcome, panel: Panel, advance: Advance) -> list[RoundRecor
     last = outcome.config.training.rounds
     for round_ in range(last + 1):
         snapshot, facts = store.load(round_)
-        catalogue = outcome.sites[0].items.with_prior(snapshot.prior)
-        model = _model(outcome.config, snapshot.state)
         records.append(
             RoundRecord(
                 round=round_,
-                validation=metrics(panel.rank(panel.model_scorer(model, catalogue))),
+                validation=metrics(_ranks(outcome, panel, snapshot.travelling)),
                 replies=len(facts["accepted"]),
                 rejected=facts["rejected"],
                 seconds=facts["seconds"],
@@ -263,6 +265,8 @@ def _spent_after(config: RunConfig, round_: int) -> float:
     events: tuple[PrivacyEvent, ...] = (popularity_event(config.privacy),)
     if round_:
         events = (*events, training_event(config.privacy, config.training, rounds=round_))
+    if releases := sum(evaluated <= round_ for evaluated in config.evaluated_rounds):
+        events = (*events, evaluation_event(config.privacy, config.evaluation, releases=releases))
     return price(events, config.privacy.delta)
 
 

@@ -15,12 +15,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.policy import Policy
 from client.site import Site, SiteConfig, enrol
 from mmrec_model.config import (
+    EvaluationConfig,
     Modality,
     ModelConfig,
     RunConfig,
@@ -33,7 +34,7 @@ from mmrec_model.encoders.registry import default_encoders
 from mmrec_model.errors import UsageError
 from mmrec_model.features.bundle import FeatureBundle, build_bundle
 from mmrec_model.model.recommender import initial_state
-from mmrec_model.planning import planned_learning_rate, private_plan
+from mmrec_model.planning import planned_evaluation, planned_learning_rate, private_plan
 from mmrec_model.storage import write_atomically
 from server.sites import coordinator_key, write_partners
 from simulations.partition import (
@@ -63,6 +64,7 @@ class Recipe:
         silo: column that names a user's partner; None for the first `silo_*` column, if there is one.
         partners: number of equal partners instead of a column; None for a column.
         minimum_users: smaller partners are merged into one.
+        evaluation: metrics that the partners release; its noise is planned.
     """
 
     data: Path
@@ -74,6 +76,7 @@ class Recipe:
     silo: str | None = None
     partners: int | None = None
     minimum_users: int = MINIMUM_USERS
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
 def vector_store() -> Path:
@@ -137,7 +140,8 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
         bundle: the features.
         groups: partners and their users; only their numbers are used.
     """
-    privacy = private_plan(recipe.epsilon, recipe.delta, recipe.training)
+    evaluation = planned_evaluation(recipe.epsilon, recipe.delta, recipe.evaluation, recipe.training)
+    privacy = private_plan(recipe.epsilon, recipe.delta, recipe.training, evaluation=evaluation)
     config = RunConfig(
         run_id=RUN_ID,
         seed=recipe.seed,
@@ -145,6 +149,7 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
         model=ModelConfig(modality_weights=_public_weights(bundle)),
         training=recipe.training,
         privacy=privacy,
+        evaluation=evaluation,
         minimum_cohort=len(groups),
     )
     rate = planned_learning_rate(
@@ -174,6 +179,7 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
     folders = write_sites(recipe.data, recipe.out, groups)
     private = config.privacy.mechanism != "none"
     catalogue = open_catalogue(recipe.data)
+    releases = len(config.evaluated_rounds)
     policy = Policy(
         max_epsilon=config.privacy.epsilon or 1.0,
         max_delta=recipe.delta,
@@ -181,6 +187,9 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
         max_rounds=max(1, config.training.rounds),
         max_steps=max(1, config.training.rounds * config.training.local_steps),
         max_sample_rate=config.training.sample_rate,
+        allowed_metrics=config.evaluation.metrics if releases else (),
+        min_metric_noise_multiplier=config.evaluation.noise_multiplier,
+        max_metric_releases=max(1, releases),
         allow_without_privacy=not private,
     )
     coordinator = recipe.out / "coordinator"
