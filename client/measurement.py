@@ -63,7 +63,7 @@ def measure(
         scores_BN[np.isnan(scores_BN)] = -np.inf
         return scores_BN
 
-    total = user_vectors(evaluation, dataset, score, seed=noise.integer()).sum(axis=0)
+    total: npt.NDArray[np.float64] = user_vectors(evaluation, dataset, score, seed=noise.integer()).sum(axis=0)
     if config.privacy.mechanism == "gaussian":
         total += noise.draw(total.size, evaluation.noise_multiplier * sensitivity(evaluation))
     return total.astype(np.float32)
