@@ -13,14 +13,17 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from mmrec_model.config import RunConfig
 from mmrec_model.data.dataset import PartnerDataset
 from mmrec_model.evaluation.baselines import EASE, MAX_ITEMS, Csr, ItemKNN, Popularity, interaction_matrix, scorer
 from mmrec_model.evaluation.ranking import RankingTask, Ranks, Scorer, ranking_metrics, ranks
 from mmrec_model.evaluation.ranking import standard_errors as standard_errors_of
 from mmrec_model.model.items import Items
-from mmrec_model.model.recommender import MultimodalRecommender
+from mmrec_model.model.recommender import MultimodalRecommender, build_model
 from mmrec_model.model.scoring import score_catalogue
+from mmrec_model.protocol import PRIOR, Arrays
 from simulations.run_record import Metrics
 
 Part = Literal["val", "test"]
@@ -88,6 +91,20 @@ def panel_of(datasets: Sequence[PartnerDataset], part: Part) -> Panel:
         train=_matrix(train, n_items),
         rows=_matrix(histories, n_items),
     )
+
+
+def model_ranks(config: RunConfig, items: Items, panel: Panel, state: Arrays) -> Ranks:
+    """Ranks of a panel's held-out items under a global state.
+
+    Args:
+        config: the run.
+        items: the whole catalogue.
+        panel: the users.
+        state: the trained arrays and the prior.
+    """
+    model = build_model(config)
+    model.load_trainable_state({name: torch.from_numpy(array) for name, array in state.items() if name != PRIOR})
+    return panel.rank(panel.model_scorer(model, items.with_prior(state[PRIOR])))
 
 
 def baseline_ranks(panel: Panel) -> dict[str, Ranks]:

@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol, cast
 
-import torch
 from pydantic import JsonValue
 from safetensors.numpy import load
 
@@ -39,6 +38,7 @@ from simulations.assessment import (
     errors,
     floor_ranks,
     metrics,
+    model_ranks,
     of_partner,
 )
 from simulations.released_metrics import evaluation_records
@@ -106,10 +106,10 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, advance: Adva
         advance: told about rounds and systems assessed.
     """
     state = final_state(outcome.recipe.out)
-    catalogue = outcome.sites[0].items.with_prior(state[PRIOR])
+    items = outcome.sites[0].items
     advance("assessing", 0, 2)
-    found = _ranks(outcome, test, state)
-    floors = floor_ranks(test, build_model(outcome.config), catalogue)
+    found = model_ranks(outcome.config, items, test, state)
+    floors = floor_ranks(test, build_model(outcome.config), items.with_prior(state[PRIOR]))
     advance("assessing", 1, 2)
     baselines = baseline_ranks(test)
     advance("assessing", 2, 2)
@@ -130,19 +130,15 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, advance: Adva
         verdict=_verdict(found, floors, outcome.config.seed),
         rounds=_rounds(outcome, validation.sample(CURVE_USERS, outcome.config.seed), advance),
         evaluations=evaluation_records(
-            outcome.config, outcome.coordinator, state, lambda arrays: _ranks(outcome, validation, arrays)
+            outcome.config,
+            outcome.coordinator,
+            state,
+            lambda arrays: model_ranks(outcome.config, items, validation, arrays),
         ),
         seconds={},
         privacy=_privacy(outcome),
         wall_seconds=0.0,
     )
-
-
-def _ranks(outcome: Outcome, panel: Panel, state: Arrays) -> Ranks:
-    """Ranks of a panel under a global state: the trained arrays and the prior."""
-    model = build_model(outcome.config)
-    model.load_trainable_state({name: torch.from_numpy(array) for name, array in state.items() if name != PRIOR})
-    return panel.rank(panel.model_scorer(model, outcome.sites[0].items.with_prior(state[PRIOR])))
 
 
 def _versions() -> Versions:
@@ -250,7 +246,7 @@ def _rounds(outcome: Outcome, panel: Panel, advance: Advance) -> list[RoundRecor
         records.append(
             RoundRecord(
                 round=round_,
-                validation=metrics(_ranks(outcome, panel, snapshot.travelling)),
+                validation=metrics(model_ranks(outcome.config, outcome.sites[0].items, panel, snapshot.travelling)),
                 replies=len(facts["accepted"]),
                 rejected=facts["rejected"],
                 seconds=facts["seconds"],
