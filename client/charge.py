@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from client import outbox
 from client.attestation import attest_code
+from client.measurement import sensitivity as metrics_sensitivity
 from client.popularity import sensitivity
 from client.pricing import price, renyi_price
 from client.site import Site
 from mmrec_model.config import PrivacyConfig, RunConfig
 from mmrec_model.errors import PolicyRefusal
-from mmrec_model.planning import plan_events, popularity_event, training_event
+from mmrec_model.planning import evaluation_event, plan_events, popularity_event, training_event
 from mmrec_model.privacy.bodies import RecordType
 from mmrec_model.privacy.clipping import clip_of
 from mmrec_model.privacy.events import (
@@ -30,6 +31,9 @@ from mmrec_model.privacy.ledger import Ledger
 from mmrec_model.privacy.records import Record
 from mmrec_model.protocol import Arrays, Kind, Request
 
+RELEASES: dict[Kind, str] = {Kind.POPULARITY: "popularity", Kind.TRAIN: "train", Kind.EVALUATE: "evaluate"}
+"""What the ledger and the partner's policy call the priced messages."""
+
 
 @dataclass(frozen=True)
 class Charge:
@@ -37,7 +41,7 @@ class Charge:
 
     Attributes:
         run_id: the run.
-        round: 0 for the popularity release, then 1, 2, ...
+        round: 0 for the popularity release, then 1, 2, ...; metrics have the round after which they are released.
         kind: the message type.
         event: what it will cost.
         sensitivity: L2 bound of one user's contribution (of a training round, to the gradients); None without noise.
@@ -52,6 +56,11 @@ class Charge:
     sensitivity: float | None
     model_digest: str | None
     server_nonce: str | None
+
+    @property
+    def release(self) -> str:
+        """The kind of release, as the reserve states it."""
+        return RELEASES[self.kind]
 
 
 def charge_of(config: RunConfig, kind: Kind, request: Request, state: Arrays) -> Charge:
@@ -68,6 +77,9 @@ def charge_of(config: RunConfig, kind: Kind, request: Request, state: Arrays) ->
     """
     if kind is Kind.POPULARITY:
         event, bound = popularity_event(config.privacy), sensitivity(config.privacy)
+    elif kind is Kind.EVALUATE:
+        event = evaluation_event(config.privacy, config.evaluation, releases=1)
+        bound = metrics_sensitivity(config.evaluation)
     else:
         event, bound = training_event(config.privacy, config.training, rounds=1), clip_of(config.privacy, state)
     private = not isinstance(event, NonPrivate)
@@ -121,13 +133,14 @@ def approve_plan(ledger: Ledger, site: Site, config: RunConfig) -> None:
 
 
 def find_reserve(ledger: Ledger, charge: Charge) -> Record | None:
-    """The last reserve of the same round of the same run, or None.
+    """The last reserve of the same release of the same round of the same run, or None.
 
     Raises:
         PolicyRefusal: `round-changed` if that round was reserved for another global state.
     """
     for record in reversed(ledger.records):
         same = record.type == RecordType.RESERVE and record.text("run_id") == charge.run_id
+        same = same and record.text("kind") == charge.release
         if same and record.whole("round") == charge.round:
             if record.maybe_text("model_digest") != charge.model_digest:
                 raise PolicyRefusal(

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mmrec_model.config import Count, Fraction, Positive, RunConfig, Strict, parse_config
+from mmrec_model.config import Count, Fraction, MetricName, NonNegative, Positive, RunConfig, Strict, parse_config
 from mmrec_model.errors import ConfigError, PolicyRefusal
 from mmrec_model.privacy.clipping import clip_bounds
 
@@ -36,7 +36,10 @@ class Policy(Strict):
         max_sample_rate: largest share of users in one step.
         max_trained_weights: largest number of weights that a run may train.
         minimum_cohort: partners the coordinator must wait for before it opens an aggregate.
-        allowed_releases: what may leave at all.
+        allowed_releases: what may leave at all, beside metrics.
+        allowed_metrics: names of the metrics that may leave, as noised sums; none for a new site.
+        min_metric_noise_multiplier: least noise of a release of metrics.
+        max_metric_releases: releases of metrics in one run.
         allowed_features: digests of feature bundles, or ["*"] for the bundle installed at this site.
         allowed_code: digests of the installed package (`Site.code_digest`), or ["*"] for whatever is installed.
         allow_without_privacy: whether a run without noise may touch the data.
@@ -56,6 +59,9 @@ class Policy(Strict):
     max_trained_weights: Count = 2_000_000
     minimum_cohort: Count = 1
     allowed_releases: tuple[Release, ...] = ("popularity", "train")
+    allowed_metrics: tuple[MetricName, ...] = ()
+    min_metric_noise_multiplier: NonNegative = 1.0
+    max_metric_releases: Count = 10
     allowed_features: tuple[str, ...] = ("*",)
     allowed_code: tuple[str, ...] = ("*",)
     allow_without_privacy: bool = False
@@ -173,7 +179,7 @@ def check_code(policy: Policy, installed_code: str) -> None:
         )
 
 
-def check_release(policy: Policy, release: Release) -> None:
+def check_release(policy: Policy, release: str) -> None:
     """Whether this kind of output may leave at all.
 
     Raises:
@@ -184,4 +190,35 @@ def check_release(policy: Policy, release: Release) -> None:
             "release",
             f"'{release}' is not among {list(policy.allowed_releases)}",
             remedy="Allow it in policy.toml, or not",
+        )
+
+
+def check_metrics(policy: Policy, config: RunConfig) -> None:
+    """Whether the metrics of a run may leave, at its noise and as often as it plans.
+
+    A partner that refuses them still trains: the plan's price includes releases that it then never makes.
+
+    Raises:
+        PolicyRefusal: `metrics`, `metric-noise` or `metric-releases`.
+    """
+    asked, releases = config.evaluation, len(config.evaluated_rounds)
+    strange = [name for name in asked.metrics if name not in policy.allowed_metrics]
+    if strange:
+        raise PolicyRefusal(
+            "metrics",
+            f"'{strange[0]}' is not among the metrics {list(policy.allowed_metrics)}",
+            remedy="Evaluate what the partner allows, or have it listed under allowed_metrics",
+        )
+    if asked.noise_multiplier < policy.min_metric_noise_multiplier:
+        raise PolicyRefusal(
+            "metric-noise",
+            f"the run asks for a noise multiplier of {asked.noise_multiplier:g}, "
+            f"the least is {policy.min_metric_noise_multiplier:g}",
+            remedy="Release metrics less often, or with more noise",
+        )
+    if releases > policy.max_metric_releases:
+        raise PolicyRefusal(
+            "metric-releases",
+            f"the run asks for {releases}, the limit is {policy.max_metric_releases}",
+            remedy="Release metrics less often",
         )

@@ -9,23 +9,26 @@ is found again and sent as it was. What leaves is the `Reply` fields and the arr
     POPULARITY  noised item counts                                                          one Gaussian release
     TRAIN       change of the trained weights after noised, clipped steps; witness block    sampled Gaussian steps
                 with adaptive clipping, the noised share of users within the clip           in the same steps
-    these three the signed head of the ledger and the proof that it only grew               price 0
+    EVALUATE    noised sums of the plan's metrics and of the evaluated users                one Gaussian release
+    these four  the signed head of the ledger and the proof that it only grew               price 0
     any kind    a refusal: a policy code and a text without private values                  price 0
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from client import outbox, witness
-from client.charge import Charge, approve_plan, charge_of, committed_event, find_reserve
+from client.charge import RELEASES, Charge, approve_plan, charge_of, committed_event, find_reserve
 from client.coordinator import Shown, confirm, show
+from client.measurement import measure
+from client.measurement import sensitivity as metrics_sensitivity
 from client.outbox import Finished
-from client.policy import Release, check_release, check_run
+from client.policy import check_metrics, check_release, check_run
 from client.popularity import count_items, sensitivity
 from client.site import Site
 from client.training import train_round
@@ -43,11 +46,9 @@ from mmrec_model.privacy.events import NonPrivate, to_record
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.privacy.ledger import Ledger
 from mmrec_model.privacy.records import Record
-from mmrec_model.protocol import CLIP_SHARE, WITNESS, Arrays, Kind, Reply, Request, arrays_digest
+from mmrec_model.protocol import CLIP_SHARE, METRICS, WITNESS, Arrays, Kind, Reply, Request, arrays_digest
 
 logger = logging.getLogger(__name__)
-
-_NAMES: dict[Kind, Release] = {Kind.POPULARITY: "popularity", Kind.TRAIN: "train"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def answer(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answer:
         site: this partner.
         kind: the message type.
         request: its fields.
-        arrays: the global state it carries; empty but for training.
+        arrays: the global state it carries; empty but for training and evaluation.
 
     Returns:
         The reply; a refusal if policy, budget, protocol or ledger say no.
@@ -100,19 +101,24 @@ def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answe
         if kind is Kind.DESCRIBE:
             approve_plan(ledger, site, config)
         else:
-            check_release(site.policy, _NAMES[kind])
+            if kind is Kind.EVALUATE:
+                check_metrics(site.policy, config)
+            else:
+                check_release(site.policy, RELEASES[kind])
             made = _priced(site, ledger, charge_of(config, kind, request, arrays), config, arrays)
         return Answer(_reply(site, kind, request, show(ledger, challenge)), made)
 
 
 def _check_request(config: RunConfig, kind: Kind, request: Request, arrays: Arrays) -> None:
-    first, last = (1, config.training.rounds) if kind is Kind.TRAIN else (0, 0)
-    if request.run_id != config.run_id or not first <= request.round <= last:
+    rounds: Container[int] = range(1, config.training.rounds + 1) if kind is Kind.TRAIN else (0,)
+    if kind is Kind.EVALUATE:
+        rounds = config.evaluated_rounds
+    if request.run_id != config.run_id or request.round not in rounds:
         raise ProtocolError(
             f"round {request.round} of run '{request.run_id}' is not a {kind} round of plan '{config.run_id}'",
-            remedy="Send rounds in 1..rounds of the plan's own run",
+            remedy="Send the rounds of the plan's own run",
         )
-    if kind is Kind.TRAIN and arrays_digest(arrays) != request.model_digest:
+    if kind in {Kind.TRAIN, Kind.EVALUATE} and arrays_digest(arrays) != request.model_digest:
         raise ProtocolError("the global state is not the one the request names", remedy="Send the request again")
 
 
@@ -129,13 +135,13 @@ def _priced(site: Site, ledger: Ledger, charge: Charge, config: RunConfig, state
         reserve = ledger.reserve(
             run_id=charge.run_id,
             round_number=charge.round,
-            kind=_NAMES[charge.kind],
+            kind=charge.release,
             mechanism=to_record(charge.event),
             sensitivity=charge.sensitivity,
             model_digest=charge.model_digest,
             server_nonce=charge.server_nonce,
         )
-        with site.diary(charge.run_id, charge.round, _NAMES[charge.kind]):
+        with site.diary(charge.run_id, charge.round, charge.release):
             finished = _MAKERS[charge.kind](site, reserve, config, state)
         outbox.keep(site.outbox, reserve.hash, finished)
     if reserve in ledger.dangling():
@@ -189,9 +195,19 @@ def _make_update(site: Site, reserve: Record, config: RunConfig, state: Arrays) 
     return Finished(arrays, event, trained.steps, _rng(config, noise.source), bound)
 
 
+def _make_metrics(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
+    place = f"{reserve.text('run_id')}/{reserve.whole('round')}/{reserve.whole('attempt')}"
+    noise = site.noise(f"evaluate/{place}")
+    sums = measure(config, site.items, site.dataset, state, noise)
+    event = committed_event(config, noise_multiplier=config.evaluation.noise_multiplier, steps=None)
+    bound = None if isinstance(event, NonPrivate) else metrics_sensitivity(config.evaluation)
+    return Finished({METRICS: sums}, event, 1, _rng(config, noise.source), bound)
+
+
 _MAKERS: dict[Kind, Callable[[Site, Record, RunConfig, Arrays], Finished]] = {
     Kind.POPULARITY: _make_popularity,
     Kind.TRAIN: _make_update,
+    Kind.EVALUATE: _make_metrics,
 }
 
 

@@ -75,7 +75,7 @@ def train_round(
         ModelError: the state does not fit the model.
         PrivacyError: a step did not use the plan's clip, noise, rate or divisor, or left weights without noise.
     """
-    model, items = _global_model(config, catalogue, state)
+    model, items = global_model(config, catalogue, state)
     before = {name: weight.clone() for name, weight in model.trainable_state().items()}
     training, plan = config.training, _step_plan(config, users, clip_of(config.privacy, state))
     witnessed = Witnessed(model, witness_size(config))
@@ -180,7 +180,13 @@ def _require_planned(facts: StepFacts, drawn: Mapping[float, int], plan: StepPla
         )
 
 
-def _global_model(config: RunConfig, catalogue: Items, state: Arrays) -> tuple[MultimodalRecommender, Items]:
+def global_model(config: RunConfig, catalogue: Items, state: Arrays) -> tuple[MultimodalRecommender, Items]:
+    """The model of a global state, and the catalogue with the state's prior.
+
+    Raises:
+        ProtocolError: the state has no prior of one number per item.
+        ModelError: the state does not fit the model.
+    """
     prior = state.get(PRIOR)
     if prior is None or prior.shape != (config.features.items,):
         raise ProtocolError(

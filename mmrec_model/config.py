@@ -33,6 +33,8 @@ Width = Annotated[int, Field(ge=2, le=4096)]
 _FLOAT32_CLIPS = (1e-30, 1e30)
 """Adaptive clips travel as float32."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+MetricName = Annotated[str, Field(pattern=r"^((recall|ndcg)_at_[1-9][0-9]{0,3}|mrr)$")]
+"""A ranking metric of one user that lies in [0, 1], as `mmrec_model.evaluation.ranking.per_user` names it."""
 
 
 class Strict(BaseModel):
@@ -247,6 +249,35 @@ class PrivacyConfig(Strict):
         return self
 
 
+class EvaluationConfig(Strict):
+    """Which metrics the partners release during a run, and how often; by default none ever leaves.
+
+    Each release is the noised sum, over the partner's users with a validation item, of `metrics` and of the number 1.
+
+    Attributes:
+        metrics: what is released, in this order.
+        every: release after every n-th round; 0 for never.
+        final: release once more for the state that is exported, after the last round.
+        noise_multiplier: noise of a release, in units of sqrt(number of metrics + 1).
+    """
+
+    metrics: Annotated[tuple[MetricName, ...], Field(min_length=1, max_length=16)] = ("recall_at_10", "ndcg_at_10")
+    every: Annotated[int, Field(ge=0, le=100_000)] = 0
+    final: bool = False
+    noise_multiplier: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def _metrics_differ(self) -> Self:
+        if len(set(self.metrics)) != len(self.metrics):
+            raise ValueError(f"a metric is named twice in {list(self.metrics)}")
+        return self
+
+    def releases(self, rounds: int) -> tuple[int, ...]:
+        """The rounds of a run of `rounds` after which metrics are released; `rounds + 1` is the exported state."""
+        regular = range(self.every, rounds + 1, self.every) if self.every else ()
+        return (*regular, rounds + 1) if self.final else tuple(regular)
+
+
 class RunConfig(Strict):
     """One federated run, as the coordinator proposes it and every partner approves or refuses it."""
 
@@ -256,6 +287,7 @@ class RunConfig(Strict):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     privacy: PrivacyConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
     minimum_cohort: Count = 1
     round_timeout: Positive = 600.0
 
@@ -266,11 +298,25 @@ class RunConfig(Strict):
             raise ValueError(f"model.modalities name {unknown}, the bundle has {sorted(self.features.dims)}")
         return self
 
+    @model_validator(mode="after")
+    def _releases_have_noise(self) -> Self:
+        noise, private = self.evaluation.noise_multiplier, self.privacy.mechanism != "none"
+        if private and self.evaluated_rounds and noise <= 0.0:
+            raise ValueError("metrics are released with mechanism 'gaussian': evaluation.noise_multiplier is above 0")
+        if not private and noise > 0.0:
+            raise ValueError("mechanism 'none' needs evaluation.noise_multiplier 0")
+        return self
+
     @property
     def model_dims(self) -> dict[Modality, int]:
         """Width of each modality that the model reads, in the order of every modality axis."""
         chosen = self.model.modalities or MODALITIES
         return {name: self.features.dims[name] for name in MODALITIES if name in chosen and name in self.features.dims}
+
+    @property
+    def evaluated_rounds(self) -> tuple[int, ...]:
+        """The rounds after which metrics are released; one more than the last is the exported state."""
+        return self.evaluation.releases(self.training.rounds)
 
     @property
     def digest(self) -> str:

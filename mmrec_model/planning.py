@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from mmrec_model.config import PrivacyConfig, RunConfig, TrainingConfig, parse_config
+from mmrec_model.config import EvaluationConfig, PrivacyConfig, RunConfig, TrainingConfig, parse_config
 from mmrec_model.errors import PrivacyError
 from mmrec_model.privacy.calibration import calibrate
 from mmrec_model.privacy.clipping import gradient_noise_multiplier
@@ -17,6 +17,8 @@ from mmrec_model.privacy.gaussian_dp import gaussian_mu
 
 POPULARITY_SHARE = 0.1
 """Part of the squared mu-GDP budget that the popularity prior gets; the rest trains."""
+EVALUATION_SHARE = 0.05
+"""Part of the squared mu-GDP budget that all metric releases of a run get together, where it has any."""
 ENOUGH_SIGNAL = 4.0
 """Ratio of the largest signal of a step to its noise from which on the full learning rate is used."""
 
@@ -40,11 +42,20 @@ def training_event(privacy: PrivacyConfig, training: TrainingConfig, *, rounds: 
     return SampledGaussian(training.sample_rate, privacy.noise_multiplier, rounds * training.local_steps)
 
 
+def evaluation_event(privacy: PrivacyConfig, evaluation: EvaluationConfig, *, releases: int) -> PrivacyEvent:
+    """`releases` releases of the metrics, at least 1."""
+    if privacy.mechanism == "none":
+        return NonPrivate()
+    return GaussianRelease(evaluation.noise_multiplier, releases)
+
+
 def plan_events(config: RunConfig) -> tuple[PrivacyEvent, ...]:
     """Every release of a whole run at one partner, in order."""
     events: list[PrivacyEvent] = [popularity_event(config.privacy)]
     if config.training.rounds:
         events.append(training_event(config.privacy, config.training, rounds=config.training.rounds))
+    if releases := len(config.evaluated_rounds):
+        events.append(evaluation_event(config.privacy, config.evaluation, releases=releases))
     return tuple(events)
 
 
@@ -90,8 +101,35 @@ def planned_learning_rate(
     return training.learning_rate * min(1.0, signal / (ENOUGH_SIGNAL * noise)) if noise else training.learning_rate
 
 
+def planned_evaluation(
+    epsilon: float, delta: float, evaluation: EvaluationConfig, training: TrainingConfig
+) -> EvaluationConfig:
+    """`evaluation` with the noise at which all its releases together cost their share of the budget.
+
+    Args:
+        epsilon: target of the whole plan, above 0; infinity means without noise.
+        delta: in (0, 1).
+        evaluation: which metrics, and when; its noise is replaced.
+        training: gives the number of rounds.
+
+    Raises:
+        PrivacyError: a target that is not a positive number.
+    """
+    releases = len(evaluation.releases(training.rounds))
+    noise = 0.0
+    if releases and not math.isinf(epsilon):
+        noise = math.sqrt(releases / EVALUATION_SHARE) / gaussian_mu(epsilon, delta)
+    return evaluation.model_copy(update={"noise_multiplier": noise})
+
+
 def private_plan(
-    epsilon: float, delta: float, training: TrainingConfig, *, max_grad_norm: float = 1.0, popularity_cap: int = 20
+    epsilon: float,
+    delta: float,
+    training: TrainingConfig,
+    *,
+    evaluation: EvaluationConfig | None = None,
+    max_grad_norm: float = 1.0,
+    popularity_cap: int = 20,
 ) -> PrivacyConfig:
     """The noise multipliers with which the whole plan costs at most `epsilon` at `delta` (relation zero-out).
 
@@ -99,6 +137,7 @@ def private_plan(
         epsilon: target, above 0; infinity means without privacy.
         delta: in (0, 1).
         training: rounds, steps and rate of the plan.
+        evaluation: metrics that are released too, with their noise (`planned_evaluation`); None for none.
         max_grad_norm: L2 bound of a user's gradient.
         popularity_cap: distinct items of a user that the popularity release counts.
 
@@ -118,7 +157,7 @@ def private_plan(
     )
     if math.isinf(epsilon):
         return settled
-    popularity, noise = _noise(epsilon, delta, training)
+    popularity, noise = _noise(epsilon, delta, training, _metric_releases(evaluation, training))
     priced = {
         "mechanism": "gaussian",
         "epsilon": float(epsilon),
@@ -128,12 +167,19 @@ def private_plan(
     return PrivacyConfig.model_validate(settled.model_dump() | priced)
 
 
-def _noise(epsilon: float, delta: float, training: TrainingConfig) -> tuple[float, float]:
+def _metric_releases(evaluation: EvaluationConfig | None, training: TrainingConfig) -> tuple[GaussianRelease, ...]:
+    releases = len(evaluation.releases(training.rounds)) if evaluation else 0
+    return (GaussianRelease(evaluation.noise_multiplier, releases),) if evaluation and releases else ()
+
+
+def _noise(
+    epsilon: float, delta: float, training: TrainingConfig, metrics: tuple[GaussianRelease, ...]
+) -> tuple[float, float]:
     steps = training.rounds * training.local_steps
     if not steps:
-        alone = calibrate(epsilon, delta, lambda sigma: (GaussianRelease(sigma),))
+        alone = calibrate(epsilon, delta, lambda sigma: (GaussianRelease(sigma), *metrics))
         return alone, alone
     popularity = 1.0 / (math.sqrt(POPULARITY_SHARE) * gaussian_mu(epsilon, delta))
-    release = GaussianRelease(popularity)
+    fixed = (GaussianRelease(popularity), *metrics)
     rate = training.sample_rate
-    return popularity, calibrate(epsilon, delta, lambda sigma: (release, SampledGaussian(rate, sigma, steps)))
+    return popularity, calibrate(epsilon, delta, lambda sigma: (*fixed, SampledGaussian(rate, sigma, steps)))

@@ -8,6 +8,7 @@ listed here does not cross the wire.
     POPULARITY  coordinator -> partner   one priced release: noised counts of distinct users per item
     TRAIN       coordinator -> partner   one priced release per round: the noised, clipped mean update, and with
                                          adaptive clipping the noised share of users within the clip
+    EVALUATE    coordinator -> partner   one priced release: noised sums of bounded validation metrics over the users
 
 Both sides sign. A request carries the coordinator's signature over all of itself, a nonce for this partner and this
 message, and the countersignature of the last ledger head that the partner showed. A reply carries the partner's
@@ -40,6 +41,8 @@ CLIP_SHARE: Final = "clip_share"
 """Name of the array, float32 [1], by which an update of such a run says how many users were within the clip."""
 WITNESS: Final = "witness"
 """Name of the array of noise alone that an update carries; see `mmrec_model.privacy.witness`."""
+METRICS: Final = "metrics"
+"""Name of the one array of an EVALUATE reply: the sums of the plan's metrics, then the number of evaluated users."""
 REQUEST_DOMAIN: Final = b"mmrec-request/v1\0"
 """What the coordinator's signature over a request starts with, so that it can be shown for nothing else."""
 
@@ -53,6 +56,7 @@ class Kind(StrEnum):
     DESCRIBE = "query.describe"
     POPULARITY = "train.popularity"
     TRAIN = "train"
+    EVALUATE = "evaluate.metrics"
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class Request:
 
     Attributes:
         run_id: the run.
-        round: 0 before training; 1, 2, ... for training rounds.
+        round: 0 before training; 1, 2, ... for training rounds, and for the evaluation of the state after a round; one
+            more than the last for the exported state.
         plan: the `RunConfig` as JSON text.
         model_digest: `arrays_digest` of the global state this request carries; empty before training.
         partner: whom it is for; empty in DESCRIBE, which asks for names.

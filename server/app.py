@@ -9,6 +9,7 @@ heads of their ledgers (`server.sites`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from flwr.app import Context
@@ -19,10 +20,10 @@ from mmrec_model.errors import ConfigError, MmrecError, ModelError
 from mmrec_model.model.recommender import initial_state
 from mmrec_model.protocol import CLIP, CLIP_SHARE, PRIOR, WITNESS, Arrays
 from server.checkpoint import CheckpointStore, Snapshot, export_state
-from server.journal import Journal, WaveFacts
+from server.journal import Journal, WaveFacts, read_journal
 from server.messages import pack_arrays
 from server.sites import Sites
-from server.strategy import PrivateFederation, describe, online, release_popularity
+from server.strategy import PrivateFederation, describe, online, release_metrics, release_popularity
 from server.waves import Enrolment, VoidWave
 from server.witness import WitnessWatch
 
@@ -58,13 +59,11 @@ def coordinate(grid: Grid, workspace: Path, initial: Callable[[RunConfig], Array
     folder = workspace / "coordinator"
     journal = Journal(folder / "run.jsonl")
     try:
-        snapshot = _train(grid, config, folder, journal, initial)
+        final = _train(grid, config, folder, journal, initial)
     except MmrecError as error:
         facts = error.facts.to_json() if isinstance(error, VoidWave) else {}
         journal.write("failed", problem=error.problem, remedy=error.remedy, **facts)
         raise
-    store = CheckpointStore(folder / "rounds", config.digest)
-    final = store.averaged(snapshot, config.training.averaged_share)
     export_state(folder / "final.safetensors", final, run_id=config.run_id, plan_digest=config.digest)
     journal.write("finished", round=final.round, model_digest=final.digest)
     return final
@@ -99,11 +98,14 @@ def _train(
         journal.write("resumed", round=snapshot.round, model_digest=snapshot.digest, damaged=store.damaged)
 
     witness = WitnessWatch(config, enrolment.users)
+    evaluate = partial(_evaluate, grid, config, enrolment, sites, journal)
 
     def keep(after: Snapshot, facts: WaveFacts) -> None:
         store.save(after, facts.to_json())
         journal.write("round", model_digest=after.digest, witness=witness.ratios, **facts.to_json())
+        evaluate(after, after.round)
 
+    evaluate(snapshot, snapshot.round)  # a crash may have cut it off
     strategy = PrivateFederation(config, enrolment, snapshot, sites=sites, witness=witness, on_round=keep)
     strategy.start(
         grid=grid,
@@ -111,7 +113,25 @@ def _train(
         num_rounds=max(0, config.training.rounds - snapshot.round),
         timeout=config.round_timeout,
     )
-    return strategy.snapshot
+    final = store.averaged(strategy.snapshot, config.training.averaged_share)
+    evaluate(final, final.round + 1)
+    return final
+
+
+def _evaluate(  # noqa: PLR0917 - the parts of one round
+    grid: Grid, config: RunConfig, enrolment: Enrolment, sites: Sites, journal: Journal, state: Snapshot, round_: int
+) -> None:
+    """Have `state` evaluated, if the plan says so after `round_` and the journal has no figure of it yet."""
+    if round_ not in config.evaluated_rounds or _is_evaluated(journal, state, round_):
+        return
+    measured, facts = release_metrics(grid, config, enrolment, state, sites, round_)
+    figures = measured.to_json() if measured else None
+    journal.write("evaluated", model_digest=state.digest, measured=figures, **facts.to_json())
+
+
+def _is_evaluated(journal: Journal, state: Snapshot, round_: int) -> bool:
+    told = (event for event in read_journal(journal.path) if event.get("event") == "evaluated" and event["measured"])
+    return any((event["round"], event["model_digest"]) == (round_, state.digest) for event in told)
 
 
 def _checked(state: Arrays) -> Arrays:

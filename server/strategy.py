@@ -1,11 +1,13 @@
 """Who is asked, and what is averaged: Flower's Strategy with the admission gate in front.
 
-Three waves of messages: DESCRIBE (who is there), POPULARITY (one priced release), and TRAIN once per round. In each
+Waves of messages: DESCRIBE (who is there), POPULARITY (one priced release), TRAIN once per round, and EVALUATE after
+the rounds that the plan names. In each
 
 1. every message lives as long as the wave (`ttl` = the round's timeout), so that nobody works on a round that is over;
 2. every reply, an error reply too, passes `server.admission`; no reply ends the wave;
 3. every message is signed for its partner, and a reply counts only with a ledger that grew (`server.sites`);
-4. fewer admitted replies than the plan's `minimum_cohort` end the run with an error: a void round is never silent.
+4. fewer admitted replies than the plan's `minimum_cohort` end the run with an error: a void round is never silent. An
+   EVALUATE with too few gives no figure, and the run goes on: a partner may refuse to show metrics and still train.
 
 The order in which replies arrive does not matter: admitted updates are summed in the order of the partners' names.
 """
@@ -27,7 +29,7 @@ from mmrec_model.config import RunConfig
 from mmrec_model.errors import AdmissionError
 from mmrec_model.privacy.clipping import clip_of, next_clip, start_clip
 from mmrec_model.privacy.witness import witness_size
-from mmrec_model.protocol import ARRAYS, CLIP_SHARE, FIELDS, WITNESS, Arrays, Kind, Reply, Request
+from mmrec_model.protocol import ARRAYS, CLIP_SHARE, FIELDS, METRICS, WITNESS, Arrays, Kind, Reply, Request
 from server.admission import (
     AnyArrays,
     Expected,
@@ -40,9 +42,10 @@ from server.admission import (
 from server.aggregation import ServerOptimizer, popularity_prior, sum_counts, weighted_mean
 from server.checkpoint import Snapshot
 from server.journal import Rejection, WaveFacts
+from server.measurement import Measured, mean_metrics, metrics_bound
 from server.messages import deliver, pack, pack_arrays, wire_size
 from server.sites import Sites
-from server.waves import Delivery, Enrolment, Wave, enrol, gather, require_cohort
+from server.waves import Delivery, Enrolment, VoidWave, Wave, enrol, gather, require_cohort
 from server.witness import WitnessWatch
 
 COUNTS = "counts"
@@ -116,6 +119,39 @@ def release_popularity(
     still = {name: 0.0 * array for name, array in initial.items()}
     first = Snapshot(0, initial, prior, still, enrolment.users, start_clip(privacy))
     return first, replace(facts, seconds=time.monotonic() - started)
+
+
+def release_metrics(  # noqa: PLR0917 - the parts of one round
+    grid: Grid, config: RunConfig, enrolment: Enrolment, snapshot: Snapshot, sites: Sites, round_: int
+) -> tuple[Measured | None, WaveFacts]:
+    """Ask every partner for the noised sums of its validation metrics, once.
+
+    Args:
+        grid: the transport.
+        config: the plan.
+        enrolment: the partners.
+        snapshot: the state to be evaluated.
+        sites: the partners' keys and ledger heads.
+        round_: one of the plan's `evaluated_rounds`.
+
+    Returns:
+        The means, None where fewer releases than the plan's minimum were admitted; and what came back.
+    """
+    started = time.monotonic()
+    request = Request(config.run_id, round_, config.model_dump_json(), snapshot.digest)
+    asked = _address(grid, config, enrolment, sites, Kind.EVALUATE, request, pack_arrays(snapshot.travelling))
+    bounds = {name: metrics_bound(config, users=users) for name, users in enrolment.users.items()}
+    shapes = {METRICS: (len(config.evaluation.metrics) + 1,)}
+    expected = Expected(request, Kind.EVALUATE, shapes, enrolment.users, bounds)
+    replies = _exchange(grid, config, asked.messages)
+    accepted, facts = gather(replies, asked.wave, expected, lambda reply, _: sites.admit(reply))
+    facts = replace(facts, seconds=time.monotonic() - started)
+    try:
+        require_cohort(facts, config)
+    except VoidWave as void:
+        _LOG.warning("no metrics of %s; the run goes on", void.problem)
+        return None, facts
+    return mean_metrics(config, accepted), facts
 
 
 class PrivateFederation(Strategy):
@@ -216,7 +252,7 @@ class PrivateFederation(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """No message: a metric of private data is a release, and the plan has none."""
+        """No message of Flower's own: metrics are priced releases, which the coordinator asks for itself."""
         return []
 
     @override

@@ -13,14 +13,17 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from mmrec_model.config import RunConfig
 from mmrec_model.data.dataset import PartnerDataset
 from mmrec_model.evaluation.baselines import EASE, MAX_ITEMS, Csr, ItemKNN, Popularity, interaction_matrix, scorer
-from mmrec_model.evaluation.ranking import Excluded, RankingTask, Ranks, Scorer, ranking_metrics, ranks
+from mmrec_model.evaluation.ranking import RankingTask, Ranks, Scorer, ranking_metrics, ranks
 from mmrec_model.evaluation.ranking import standard_errors as standard_errors_of
 from mmrec_model.model.items import Items
-from mmrec_model.model.recommender import MultimodalRecommender
+from mmrec_model.model.recommender import MultimodalRecommender, build_model
 from mmrec_model.model.scoring import score_catalogue
+from mmrec_model.protocol import PRIOR, Arrays, trained_arrays
 from simulations.run_record import Metrics
 
 Part = Literal["val", "test"]
@@ -53,7 +56,7 @@ class Panel:
             return self
         keep = np.sort(np.random.default_rng(seed).choice(len(self.histories), most, replace=False))
         histories = tuple(self.histories[user] for user in keep)
-        task = _task(histories, self.task.targets_U[keep], self.task.n_items)
+        task = RankingTask.from_histories(histories, self.task.targets_U[keep], n_items=self.task.n_items)
         return Panel(histories, self.partner_U[keep], task, self.train, self.rows[keep])
 
     def rank(self, scores: Scorer) -> Ranks:
@@ -84,10 +87,24 @@ def panel_of(datasets: Sequence[PartnerDataset], part: Part) -> Panel:
     return Panel(
         histories=tuple(histories),
         partner_U=np.asarray(partners, dtype=np.int64),
-        task=_task(histories, np.asarray(targets, dtype=np.int64), n_items),
+        task=RankingTask.from_histories(histories, np.asarray(targets, dtype=np.int64), n_items=n_items),
         train=_matrix(train, n_items),
         rows=_matrix(histories, n_items),
     )
+
+
+def model_ranks(config: RunConfig, items: Items, panel: Panel, state: Arrays) -> Ranks:
+    """Ranks of a panel's held-out items under a global state.
+
+    Args:
+        config: the run.
+        items: the whole catalogue.
+        panel: the users.
+        state: the trained arrays and the prior.
+    """
+    model = build_model(config)
+    model.load_trainable_state({name: torch.from_numpy(array) for name, array in trained_arrays(state).items()})
+    return panel.rank(panel.model_scorer(model, items.with_prior(state[PRIOR])))
 
 
 def baseline_ranks(panel: Panel) -> dict[str, Ranks]:
@@ -142,17 +159,7 @@ def all_errors(found: Mapping[str, Ranks]) -> dict[str, Metrics]:
     return {name: errors(rank) for name, rank in found.items()}
 
 
-def _task(histories: Sequence[Ints], targets_U: Ints, n_items: int) -> RankingTask:
-    users, items = _pairs(histories)
-    return RankingTask(targets_U, Excluded.from_pairs(users, items, n_users=len(histories)), n_items)
-
-
 def _matrix(histories: Sequence[Ints], n_items: int) -> Csr:
-    users, items = _pairs(histories)
-    return interaction_matrix(users, items, n_users=len(histories), n_items=n_items)
-
-
-def _pairs(histories: Sequence[Ints]) -> tuple[Ints, Ints]:
     users = np.repeat(np.arange(len(histories)), [len(items) for items in histories])
     items = np.concatenate(histories) if histories else np.zeros(0, dtype=np.int64)
-    return users.astype(np.int64), items.astype(np.int64)
+    return interaction_matrix(users.astype(np.int64), items.astype(np.int64), n_users=len(histories), n_items=n_items)

@@ -39,6 +39,12 @@ def simulate(  # noqa: PLR0917 - one argument per option
     fusion: Annotated[
         FusionName, typer.Option(help="How the modalities of an item are fused (docs/fusion.md).")
     ] = "attention",
+    evaluate_every: Annotated[
+        int, typer.Option(min=0, help="Release noised validation metrics after every n-th round, priced; 0: never.")
+    ] = 0,
+    evaluate_final: Annotated[
+        bool, typer.Option("--evaluate-final", help="Release them once for the exported model.")
+    ] = False,
     engine: Annotated[
         Literal["loopback", "flower"], typer.Option(help="In this process, or Flower's own simulation with Ray.")
     ] = "loopback",
@@ -48,7 +54,7 @@ def simulate(  # noqa: PLR0917 - one argument per option
 ) -> None:
     """Train one recommender over several partners under user-level privacy, and report what it cost and gave."""
     _check(epsilon, delta, silo, partners, clipping)
-    from mmrec_model.config import ModelConfig, TrainingConfig  # noqa: PLC0415
+    from mmrec_model.config import EvaluationConfig, ModelConfig, TrainingConfig  # noqa: PLC0415
     from simulations import federation, screen, workspace  # noqa: PLC0415
     from simulations.embedded import embedded_data  # noqa: PLC0415
 
@@ -62,9 +68,18 @@ def simulate(  # noqa: PLR0917 - one argument per option
             with watch.stage("data"):
                 source = data or embedded_data(out, seed, bars)
             training = TrainingConfig(rounds=rounds)
-            model = ModelConfig(fusion=fusion)
             recipe = workspace.Recipe(
-                source, out.resolve(), epsilon, delta, seed, training, silo, partners, clipping=clipping, model=model
+                source,
+                out.resolve(),
+                epsilon,
+                delta,
+                seed,
+                training,
+                silo,
+                partners,
+                clipping=clipping,
+                model=ModelConfig(fusion=fusion),
+                evaluation=EvaluationConfig(every=evaluate_every, final=evaluate_final),
             )
             prepared = federation.prepare(recipe, bars, watch)
             if prepare:

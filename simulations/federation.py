@@ -109,7 +109,8 @@ def train(prepared: Prepared, engine: Engine, progress: Progress, watch: Stopwat
         if engine == "flower":
             run_with_flower(prepared.recipe.out, len(prepared.sites))
             return
-        messages = len(prepared.sites) * (prepared.config.training.rounds + 2)
+        waves = 2 + prepared.config.training.rounds + len(prepared.config.evaluated_rounds)
+        messages = len(prepared.sites) * waves
         run_loopback(
             server_app,
             client_app,
@@ -144,7 +145,9 @@ def reopen(out: Path) -> Prepared:
     sites = [Site.open(path.parent) for path in sorted((out / "sites").glob("*/site.toml"))]
     training = config.training
     epsilon = config.privacy.epsilon or float("inf")
-    recipe = Recipe(catalogue_of(out), out, epsilon, config.privacy.delta, config.seed, training)
+    recipe = Recipe(
+        catalogue_of(out), out, epsilon, config.privacy.delta, config.seed, training, evaluation=config.evaluation
+    )
     return Prepared(recipe, config, open_bundle(out / "features"), sites)
 
 

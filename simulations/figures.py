@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from simulations.run_record import MetricName, PartnerRecord, RunRecord
+from simulations.run_record import PartnerRecord, RunRecord
 
 INK, SOFT, RULE, ACCENT, SECOND, BAD = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
 _VARIABLES = {INK: "ink", SOFT: "soft", RULE: "rule", ACCENT: "accent", SECOND: "second", BAD: "bad"}
@@ -67,7 +67,10 @@ class Line:
 
 
 def learning_curve(record: RunRecord, lines: Sequence[Line]) -> str | None:
-    """Validation metric after every round, the test value as a ring, and the levels; null without any round."""
+    """Validation metric after every round, the test value as a ring, and the levels; null without any round.
+
+    Where partners released the metric, it stands as a square with the standard error of its noise.
+    """
     if not record.rounds:
         return None
     metric = record.verdict.metric
@@ -81,6 +84,7 @@ def learning_curve(record: RunRecord, lines: Sequence[Line]) -> str | None:
             axes.axhline(line.value, color=SECOND if floor else SOFT, lw=1.1, ls=(0, (5, 3)) if floor else (0, (1, 2)))
         _end_labels(axes, lines, end)
         axes.plot(rounds, values, color=ACCENT, marker="o" if len(rounds) <= 25 else "", ms=3.6)
+        _released(axes, record)
         final = float(getattr(record.metrics, metric))
         axes.plot([max(rounds)], [final], marker="o", ms=8, mfc="none", mec=ACCENT, mew=1.8, ls="", clip_on=False)
         top = max([*values, final, *(line.value for line in lines)], default=0.0)
@@ -92,6 +96,17 @@ def learning_curve(record: RunRecord, lines: Sequence[Line]) -> str | None:
         axes.grid(visible=False, axis="x")
         figure.subplots_adjust(left=0.085, right=0.72, top=0.97, bottom=0.15)
         return _svg(figure, "f1")
+
+
+def _released(axes: Axes, record: RunRecord) -> None:
+    """The verdict's metric as the partners released it; the axis is not stretched for it."""
+    for row in record.evaluations:
+        figure = row.metrics.get(record.verdict.metric)
+        if figure is not None and figure.value is not None:
+            axes.errorbar(
+                [row.round], [figure.value], yerr=[figure.error or 0.0], color=INK, marker="s", ms=4.2,
+                mfc=INK if row.exported else "none", lw=1.1, capsize=2.5, ls="",
+            )  # fmt: skip
 
 
 def epsilon_spent(record: RunRecord, budget: float) -> str | None:
@@ -190,7 +205,7 @@ def verdict_interval(record: RunRecord) -> str:
         return _svg(figure, "f0")
 
 
-def metric_label(metric: MetricName) -> str:
+def metric_label(metric: str) -> str:
     """`ndcg_at_10` as a reader writes it: ndcg@10."""
     return metric.replace("_at_", "@")
 

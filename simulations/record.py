@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import cast
 
-import torch
 from pydantic import JsonValue
 from safetensors.numpy import load
 
@@ -21,14 +20,14 @@ from client.site import DIARY, Site
 from mmrec_model.config import RunConfig
 from mmrec_model.evaluation.ranking import Ranks, chance_level, paired_difference
 from mmrec_model.features.bundle import FeatureBundle
-from mmrec_model.model.recommender import MultimodalRecommender, build_model
-from mmrec_model.planning import plan_events, popularity_event, training_event
+from mmrec_model.model.recommender import build_model
+from mmrec_model.planning import evaluation_event, plan_events, popularity_event, training_event
 from mmrec_model.privacy.accounting import epsilon
 from mmrec_model.privacy.events import PrivacyEvent, Relation, from_record, merge, to_record
 from mmrec_model.privacy.gaussian_dp import gaussian_mu
 from mmrec_model.privacy.keys import SigningKey
 from mmrec_model.privacy.ledger import read_ledger
-from mmrec_model.protocol import Arrays
+from mmrec_model.protocol import PRIOR, Arrays
 from server.checkpoint import CheckpointStore
 from server.journal import read_journal
 from simulations.assessment import (
@@ -39,9 +38,11 @@ from simulations.assessment import (
     errors,
     floor_ranks,
     metrics,
+    model_ranks,
     of_partner,
 )
 from simulations.progress import Progress
+from simulations.released_metrics import evaluation_records
 from simulations.run_record import (
     DataFacts,
     FeatureFacts,
@@ -99,11 +100,10 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
         progress: told about rounds and systems assessed.
     """
     state = final_state(outcome.recipe.out)
-    catalogue = outcome.sites[0].items.with_prior(state["prior"])
-    model = _model(outcome.config, state)
+    items = outcome.sites[0].items
     progress("assessing", 0, 2)
-    found = test.rank(test.model_scorer(model, catalogue))
-    floors = floor_ranks(test, build_model(outcome.config), catalogue)
+    found = model_ranks(outcome.config, items, test, state)
+    floors = floor_ranks(test, build_model(outcome.config), items.with_prior(state[PRIOR]))
     progress("assessing", 1, 2)
     baselines = baseline_ranks(test)
     progress("assessing", 2, 2)
@@ -123,16 +123,16 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
         baseline_standard_errors=all_errors(baselines),
         verdict=_verdict(found, floors, outcome.config.seed),
         rounds=_rounds(outcome, validation.sample(CURVE_USERS, outcome.config.seed), progress),
+        evaluations=evaluation_records(
+            outcome.config,
+            outcome.coordinator,
+            state,
+            lambda arrays: model_ranks(outcome.config, items, validation, arrays),
+        ),
         seconds={},
         privacy=_privacy(outcome),
         wall_seconds=0.0,
     )
-
-
-def _model(config: RunConfig, state: Arrays) -> MultimodalRecommender:
-    model = build_model(config)
-    model.load_trainable_state({name: torch.from_numpy(array) for name, array in state.items() if name != "prior"})
-    return model
 
 
 def _versions() -> Versions:
@@ -237,12 +237,10 @@ def _rounds(outcome: Outcome, panel: Panel, progress: Progress) -> list[RoundRec
     last = outcome.config.training.rounds
     for round_ in range(last + 1):
         snapshot, facts = store.load(round_)
-        catalogue = outcome.sites[0].items.with_prior(snapshot.prior)
-        model = _model(outcome.config, snapshot.state)
         records.append(
             RoundRecord(
                 round=round_,
-                validation=metrics(panel.rank(panel.model_scorer(model, catalogue))),
+                validation=metrics(model_ranks(outcome.config, outcome.sites[0].items, panel, snapshot.travelling)),
                 replies=len(facts["accepted"]),
                 rejected=facts["rejected"],
                 seconds=facts["seconds"],
@@ -258,6 +256,8 @@ def _spent_after(config: RunConfig, round_: int) -> float:
     events: tuple[PrivacyEvent, ...] = (popularity_event(config.privacy),)
     if round_:
         events = (*events, training_event(config.privacy, config.training, rounds=round_))
+    if releases := sum(evaluated <= round_ for evaluated in config.evaluated_rounds):
+        events = (*events, evaluation_event(config.privacy, config.evaluation, releases=releases))
     return price(events, config.privacy.delta)
 
 

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from mmrec_model.config import MODALITIES
 from simulations.figures import Line, metric_label, shown_name
-from simulations.report_numbers import MINUS, plain_delta, signed
+from simulations.report_numbers import ABSENT, MINUS, four, plain_delta, signed
 from simulations.run_record import Metrics, PartnerRecord, RunRecord
 
 FREE_FLOOR = "free_content"
@@ -55,6 +55,17 @@ class PartnerRow:
     def difference(self) -> float | None:
         """Model minus floor."""
         return None if self.model is None or self.floor is None else self.model - self.floor
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    """One released metric for reading: of which state, with its error, without noise, and from how many partners."""
+
+    state: str
+    metric: str
+    released: str
+    central: str
+    replies: int
 
 
 def label(name: str) -> str:
@@ -216,6 +227,32 @@ def fusion_sentence(record: RunRecord) -> str:
     training = record.config.get("training")
     dropout = training.get("modality_dropout") if isinstance(training, dict) else None
     return text + (f"; {dropout:.0%} of them hidden in training" if isinstance(dropout, float) and dropout else "")
+
+
+def evaluation_rows(record: RunRecord) -> list[EvaluationRow]:
+    """Every released metric, oldest first, beside the same metric without noise."""
+    return [
+        EvaluationRow(
+            state="the exported model" if row.exported else f"the state after round {row.round}",
+            metric=metric_label(name),
+            released=ABSENT if figure.value is None else f"{four(figure.value)} ± {four(figure.error)}",
+            central=four(figure.central),
+            replies=row.replies,
+        )
+        for row in record.evaluations
+        for name, figure in row.metrics.items()
+    ]
+
+
+def evaluations_sentence(record: RunRecord) -> str:
+    """What the coordinator may know of quality, how sure it is, and which evaluations gave no figure."""
+    missing = sum(not any(figure.value is not None for figure in row.metrics.values()) for row in record.evaluations)
+    text = (
+        "This is what the coordinator learns: each partner sends noised sums over its users, charged to its budget. "
+        "± is the standard error of the noise alone. Without noise, over the same users, only the owner of all the "
+        "data can compute it."
+    )
+    return f"{text} {missing} of {len(record.evaluations)} evaluations gave no figure." if missing else text
 
 
 def budget(record: RunRecord) -> float | None:

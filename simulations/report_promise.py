@@ -71,7 +71,7 @@ def not_covered(record: RunRecord) -> list[str]:
         "People with data at several partners: their prices add up.",
         "The number of people at each partner, and that the partner takes part: both are public.",
         "The catalogue: texts, pictures, sound and film of the items are treated as public.",
-        "The quality figures on this page: measured on held-out interactions, without noise, for the data's owner.",
+        "Quality figures that were not released: they come from held-out rows, without noise, for the data's owner.",
         "Settings chosen by looking at such figures in earlier runs.",
         "Partner software that is faulty or dishonest: no examination of messages can prove that noise was added.",
     ]

@@ -1,8 +1,9 @@
-"""The one definition of `run.json`: what a federation on one machine did, cost and reached. Schema version 1.
+"""The one definition of `run.json`: what a federation on one machine did, cost and reached. Schema version 2.
 
 Writer and reader share these frozen, strict classes, so a record that the report can read is a record that was written
 whole. `docs/run-json.md` explains every field. Metrics of `RunRecord` come from held-out rows and carry no noise: they
-describe a simulation, where the data belongs to whoever runs it, and are no release of a real partner.
+describe a simulation, where the data belongs to whoever runs it, and are no release of a real partner. The released
+values in `evaluations` are the exception.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from mmrec_model.config import Strict
 from mmrec_model.errors import DataError
 from mmrec_model.storage import write_atomically
 
-SCHEMA: Literal[1] = 1
+SCHEMA: Literal[2] = 2
 RUN_FILE = "run.json"
 
 MetricName: TypeAlias = Literal["recall_at_10", "recall_at_20", "ndcg_at_10", "ndcg_at_20", "mrr"]
@@ -122,6 +123,27 @@ class RoundRecord(Strict):
     clip: Amount | None
 
 
+class ReleasedMetric(Strict):
+    """A metric as released, with the standard error of its noise, and without noise; null where there is no figure."""
+
+    value: Finite | None
+    error: Amount | None
+    central: Share | None
+
+
+class EvaluationRecord(Strict):
+    """One priced evaluation: of the state after `round`, or of the exported state after the last round."""
+
+    round: Natural
+    exported: bool
+    users: Finite | None
+    users_error: Amount | None
+    central_users: Natural
+    metrics: dict[str, ReleasedMetric]
+    replies: Natural
+    rejected: dict[str, Natural]
+
+
 class PrivacyRecord(Strict):
     """The guarantee of the whole plan at one partner; `plan` holds privacy event records."""
 
@@ -138,7 +160,7 @@ class PrivacyRecord(Strict):
 class RunRecord(Strict):
     """All of `run.json`."""
 
-    schema_: Annotated[Literal[1], Field(alias="schema")] = SCHEMA
+    schema_: Annotated[Literal[2], Field(alias="schema")] = SCHEMA
     command: str
     version: Versions
     config: dict[str, JsonValue]
@@ -154,6 +176,7 @@ class RunRecord(Strict):
     baseline_standard_errors: dict[str, Metrics]
     verdict: Verdict
     rounds: list[RoundRecord]
+    evaluations: list[EvaluationRecord]
     seconds: dict[str, Amount]
     privacy: PrivacyRecord
     wall_seconds: Amount

@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from simulations.report_content import evaluation_rows
 from simulations.run_record import Metrics, RunRecord
 
 
@@ -80,6 +81,10 @@ def show_result(record: RunRecord, out: Path) -> None:
         f"[{verdict.low:+.4f}, {verdict.high:+.4f}]; {record.wall_seconds:.0f} s",
         highlight=False,
     )
+    for row in evaluation_rows(record):
+        console.print(
+            f"released for {row.state}: {row.metric} {row.released}, without noise {row.central}", highlight=False
+        )
     console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
 
 

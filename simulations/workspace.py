@@ -23,6 +23,7 @@ from client.policy import Policy
 from client.site import Site, SiteConfig, enrol
 from mmrec_model.config import (
     EncoderConfig,
+    EvaluationConfig,
     Modality,
     ModelConfig,
     RunConfig,
@@ -36,7 +37,7 @@ from mmrec_model.errors import UsageError
 from mmrec_model.features.bundle import FeatureBundle, build_bundle
 from mmrec_model.features.signature import sign_bundle
 from mmrec_model.model.recommender import initial_state
-from mmrec_model.planning import adaptive_clipping, planned_learning_rate, private_plan
+from mmrec_model.planning import adaptive_clipping, planned_evaluation, planned_learning_rate, private_plan
 from mmrec_model.storage import write_atomically
 from server.sites import coordinator_key, write_partners
 from simulations.partition import (
@@ -69,6 +70,7 @@ class Recipe:
         clipping: of the plan: a fixed clip, or one that follows the users' gradient norms.
         model: the recommender; its public weights are multiplied by each modality's share of the catalogue.
         encoders: at most one per medium.
+        evaluation: metrics that the partners release; its noise is planned.
     """
 
     data: Path
@@ -83,6 +85,7 @@ class Recipe:
     clipping: Literal["flat", "adaptive"] = "flat"
     model: ModelConfig = field(default_factory=ModelConfig)
     encoders: tuple[EncoderConfig, ...] = field(default_factory=default_encoders)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
 def vector_store() -> Path:
@@ -146,8 +149,9 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
         bundle: the features.
         groups: partners and their users; only their numbers are used.
     """
-    privacy = private_plan(recipe.epsilon, recipe.delta, recipe.training)
     users = sum(map(len, groups.values()))
+    evaluation = planned_evaluation(recipe.epsilon, recipe.delta, recipe.evaluation, recipe.training)
+    privacy = private_plan(recipe.epsilon, recipe.delta, recipe.training, evaluation=evaluation)
     if recipe.clipping == "adaptive":
         privacy = adaptive_clipping(privacy, expected_users=recipe.training.sample_rate * users / len(groups))
     config = RunConfig(
@@ -157,6 +161,7 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
         model=recipe.model.model_copy(update={"modality_weights": _public_weights(recipe.model, bundle)}),
         training=recipe.training,
         privacy=privacy,
+        evaluation=evaluation,
         minimum_cohort=len(groups),
     )
     rate = planned_learning_rate(
@@ -186,6 +191,7 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
     folders = write_sites(recipe.data, recipe.out, groups)
     private = config.privacy.mechanism != "none"
     catalogue = open_catalogue(recipe.data)
+    releases = len(config.evaluated_rounds)
     policy = Policy(
         max_epsilon=config.privacy.epsilon or 1.0,
         max_delta=recipe.delta,
@@ -193,6 +199,9 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
         max_rounds=max(1, config.training.rounds),
         max_steps=max(1, config.training.rounds * config.training.local_steps),
         max_sample_rate=config.training.sample_rate,
+        allowed_metrics=config.evaluation.metrics if releases else (),
+        min_metric_noise_multiplier=config.evaluation.noise_multiplier,
+        max_metric_releases=max(1, releases),
         allow_without_privacy=not private,
     )
     coordinator = recipe.out / "coordinator"

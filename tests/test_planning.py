@@ -6,22 +6,32 @@ import math
 
 import pytest
 
-from mmrec_model.config import FeatureSpec, RunConfig, TrainingConfig
-from mmrec_model.errors import PrivacyError
-from mmrec_model.planning import plan_events, planned_learning_rate, popularity_event, private_plan
+from mmrec_model.config import EvaluationConfig, FeatureSpec, RunConfig, TrainingConfig, parse_config
+from mmrec_model.errors import ConfigError, PrivacyError
+from mmrec_model.planning import (
+    EVALUATION_SHARE,
+    plan_events,
+    planned_evaluation,
+    planned_learning_rate,
+    popularity_event,
+    private_plan,
+)
 from mmrec_model.privacy.accounting import epsilon
-from mmrec_model.privacy.events import NonPrivate
+from mmrec_model.privacy.events import GaussianRelease, NonPrivate, merge
+from mmrec_model.privacy.gaussian_dp import gaussian_mu
 
 TRAINING = TrainingConfig(rounds=20)
 
 
-def run(target: float, training: TrainingConfig = TRAINING) -> RunConfig:
+def run(target: float, training: TrainingConfig = TRAINING, asked: EvaluationConfig | None = None) -> RunConfig:
+    evaluation = planned_evaluation(target, 1e-5, asked or EvaluationConfig(), training)
     return RunConfig(
         run_id="r",
         seed=0,
         features=FeatureSpec(digest="0" * 64, items=3, dims={"text": 2}),
         training=training,
-        privacy=private_plan(target, 1e-5, training),
+        privacy=private_plan(target, 1e-5, training, evaluation=evaluation),
+        evaluation=evaluation,
     )
 
 
@@ -64,3 +74,68 @@ def test_more_partners_need_more_users_for_the_same_rate() -> None:
     few = planned_learning_rate(TRAINING, privacy, users=1000, partners=1, weights=3000)
     many = planned_learning_rate(TRAINING, privacy, users=1000, partners=9, weights=3000)
     assert many == pytest.approx(few / 3)
+
+
+EVALUATIONS = [
+    (EvaluationConfig(every=7), (7, 14)),
+    (EvaluationConfig(every=10, final=True), (10, 20, 21)),
+    (EvaluationConfig(final=True), (21,)),
+    (EvaluationConfig(every=21), ()),
+    (EvaluationConfig(), ()),
+]
+
+
+@pytest.mark.parametrize(("asked", "rounds"), EVALUATIONS)
+def test_metrics_are_released_after_the_named_rounds_and_are_part_of_the_price(
+    asked: EvaluationConfig, rounds: tuple[int, ...]
+) -> None:
+    config = run(2.0, asked=asked)
+    assert config.evaluated_rounds == rounds
+    events = plan_events(config)
+    assert len(events) == 2 + bool(rounds)
+    if rounds:
+        assert events[-1] == GaussianRelease(config.evaluation.noise_multiplier, len(rounds))
+        assert len(rounds) / config.evaluation.noise_multiplier**2 == pytest.approx(
+            EVALUATION_SHARE * gaussian_mu(2.0, 1e-5) ** 2
+        )
+    assert 0.99 * 2.0 <= epsilon(events, 1e-5) <= 2.0
+
+
+def test_what_metrics_cost_is_taken_from_training() -> None:
+    with_metrics, without = run(2.0, asked=EvaluationConfig(final=True)), run(2.0)
+    assert with_metrics.privacy.noise_multiplier > without.privacy.noise_multiplier
+    assert with_metrics.privacy.popularity_noise_multiplier == without.privacy.popularity_noise_multiplier
+
+
+def test_without_training_the_popularity_release_pays_for_the_metrics() -> None:
+    config = run(2.0, TrainingConfig(rounds=0), EvaluationConfig(final=True))
+    assert config.evaluated_rounds == (1,)
+    assert 0.99 * 2.0 <= epsilon(merge(plan_events(config)), 1e-5) <= 2.0
+
+
+def test_without_privacy_metrics_have_no_noise() -> None:
+    config = run(math.inf, asked=EvaluationConfig(final=True))
+    assert config.evaluation.noise_multiplier == 0.0
+    assert plan_events(config)[-1] == NonPrivate()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"final": True}, "noise_multiplier is above 0"),
+        ({"final": True, "metrics": ["precision_at_10"]}, "pattern"),
+        ({"final": True, "metrics": ["mrr", "mrr"]}, "twice"),
+        ({"metrics": []}, "at least 1"),
+        ({"every": -1}, "greater than or equal to 0"),
+    ],
+)
+def test_an_evaluation_without_noise_or_bound_is_refused(values: dict[str, object], words: str) -> None:
+    plan = run(2.0).model_dump(mode="json")
+    with pytest.raises(ConfigError, match=words):
+        parse_config(RunConfig, {**plan, "evaluation": values}, source="plan")
+
+
+def test_noise_in_a_run_without_privacy_is_refused() -> None:
+    bare = run(math.inf).model_dump(mode="json")
+    with pytest.raises(ConfigError, match=r"evaluation\.noise_multiplier 0"):
+        parse_config(RunConfig, {**bare, "evaluation": {"final": True, "noise_multiplier": 1.0}}, source="plan")

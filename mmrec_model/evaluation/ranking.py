@@ -5,7 +5,7 @@ Promises, each a test:
 1. Every item of the catalogue is a candidate except the user's excluded ones (training items, and at test time the
    validation item). Sampled candidates can show a score of .53 on pure noise where chance is .10.
 2. Items with the target's score are ordered at random. The draw depends on the seed and the user's row alone, not on
-   the chunk size, so a constant scorer stands at chance and a run can be repeated.
+   the chunk size, so a constant scorer stands at chance and a run can be repeated. `luck_rows_U` names the rows.
 3. A score that is not a number is refused: it would compare false with everything and put its target first.
 
 Metrics (one relevant item, 0-based rank r): recall@k = [r < k], which is also the hit rate;
@@ -93,6 +93,8 @@ class RankingTask:
         targets_U: the held-out item of each user, 0..n_items-1.
         excluded: the items of each user that are no candidates; never the target.
         n_items: size of the catalogue.
+        luck_rows_U: the number from 0 on that a user's draws depend on, so that they do not depend on which other users
+            have a held-out item; None for the user's row in this task.
 
     Raises:
         DataError: lengths differ, an item is outside the catalogue, or a target is excluded.
@@ -101,6 +103,7 @@ class RankingTask:
     targets_U: Ints
     excluded: Excluded
     n_items: int
+    luck_rows_U: Ints | None = None
 
     def __post_init__(self) -> None:
         if self.excluded.users != self.users:
@@ -122,10 +125,29 @@ class RankingTask:
                 remedy="Keep one interaction per user and item before splitting",
             )
 
+    @classmethod
+    def from_histories(
+        cls, histories: Sequence[Ints], targets_U: Ints, *, n_items: int, luck_rows_U: Ints | None = None
+    ) -> RankingTask:
+        """A task in which the items of a user's history are no candidates.
+
+        Raises:
+            DataError: as above.
+        """
+        lengths = np.asarray([len(items) for items in histories], dtype=np.int64)
+        users = np.repeat(np.arange(len(histories)), lengths)
+        items = np.concatenate([np.zeros(0, dtype=np.int64), *histories])
+        return cls(targets_U, Excluded.from_pairs(users, items, n_users=len(histories)), n_items, luck_rows_U)
+
     @property
     def users(self) -> int:
         """Number of users."""
         return int(self.targets_U.size)
+
+    def luck(self, seed: int) -> Floats:
+        """One draw in [0, 1) per user [U], which puts the target among the items with its score."""
+        rows_U = np.arange(self.users) if self.luck_rows_U is None else self.luck_rows_U
+        return np.random.default_rng(seed).random(int(rows_U.max(initial=-1)) + 1)[rows_U]
 
 
 @dataclass(frozen=True)
@@ -164,7 +186,7 @@ def ranks(
     Raises:
         ModelError: an answer has another shape than [B, N] or holds a NaN.
     """
-    luck_U = np.random.default_rng(seed).random(task.users)
+    luck_U = task.luck(seed)
     rank_U = np.zeros(task.users, dtype=np.int64)
     for start in range(0, task.users, chunk):
         stop = min(start + chunk, task.users)

@@ -1,4 +1,4 @@
-"""Laws of word vectors: what is missing, what is repeatable, what is refused, and that a fitted folder is the encoder."""
+"""Laws of word vectors: what is missing, repeatable and refused, and that a fitted folder is the encoder."""
 
 from __future__ import annotations
 

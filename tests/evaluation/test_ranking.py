@@ -245,3 +245,18 @@ def test_systems_measured_on_different_users_are_not_compared() -> None:
 def nothing(users: int) -> Excluded:
     none = np.zeros(0, dtype=np.int64)
     return Excluded.from_pairs(none, none, n_users=users)
+
+
+def test_a_users_draw_is_that_of_its_named_row_whoever_else_is_in_the_task() -> None:
+    histories = [np.zeros(0, dtype=np.int64)] * 40
+    targets = np.arange(40) % 25
+    whole = RankingTask.from_histories(histories, targets, n_items=25)
+    some = np.asarray([3, 4, 11, 39])
+    part = RankingTask.from_histories([histories[0]] * 4, targets[some], n_items=25, luck_rows_U=some)
+    level = from_table(np.ones((40, 25), dtype=np.float32))
+    np.testing.assert_array_equal(ranks(level, part, seed=2).rank_U, ranks(level, whole, seed=2).rank_U[some])
+
+
+def test_a_task_of_nobody_has_no_ranks() -> None:
+    task = RankingTask.from_histories([], np.zeros(0, dtype=np.int64), n_items=3)
+    assert ranks(from_table(np.ones((0, 3), dtype=np.float32)), task, seed=0).rank_U.size == 0

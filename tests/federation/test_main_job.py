@@ -92,6 +92,23 @@ def test_a_run_with_another_fusion_trains_exports_and_says_so(data: Path, tmp_pa
     assert "cross attention over text, image" in (tmp_path / "fused" / "report.html").read_text()
 
 
+def test_released_metrics_are_in_the_record_and_in_the_price(data: Path, tmp_path: Path) -> None:
+    options = ("--partners", "2", "--rounds", "2", "--delta", "1e-3", "--evaluate-every", "2", "--evaluate-final")
+    done = run(data, tmp_path / "told", *options)
+    record = read_run(tmp_path / "told")
+    assert [(entry.round, entry.exported, entry.replies) for entry in record.evaluations] == [
+        (2, False, 2),
+        (2, True, 2),
+    ]
+    assert {entry.central_users for entry in record.evaluations} == {USERS}
+    assert record.privacy.plan[-1]["count"] == 2
+    assert record.privacy.epsilon == pytest.approx(8.0, abs=0.02)
+    assert all(partner.epsilon == pytest.approx(record.privacy.epsilon) for partner in record.partners)
+    assert record.rounds[-1].epsilon < record.privacy.epsilon
+    assert "released for the exported model" in done.stdout
+    assert "Released validation" in (tmp_path / "told" / "report.html").read_text()
+
+
 def test_without_privacy_the_record_says_so(data: Path, tmp_path: Path) -> None:
     run(data, tmp_path / "bare", "--silo", "silo_region", "--rounds", "2", "--epsilon", "inf", "--delta", "1e-3")
     record = read_run(tmp_path / "bare")

@@ -25,7 +25,7 @@ from client import site as client_site
 from client.app import app as client_app
 from client.policy import Policy, read_policy
 from client.site import Site
-from mmrec_model.config import RunConfig
+from mmrec_model.config import EvaluationConfig, RunConfig
 from mmrec_model.data.writing import write_partner
 from mmrec_model.errors import BudgetExhausted
 from mmrec_model.model.recommender import initial_state
@@ -63,6 +63,13 @@ def other(part: str, **values: object) -> Ask:
         return train_request(config.model_copy(update={part: changed}))
 
     return ask
+
+
+def metrics_request(config: RunConfig) -> tuple[Kind, RecordDict]:
+    evaluation = EvaluationConfig(metrics=("mrr",), every=1, noise_multiplier=2.0)
+    asked = config.model_copy(update={"evaluation": evaluation})
+    _, content = train_request(asked)
+    return Kind.EVALUATE, content
 
 
 def bare(config: RunConfig) -> tuple[Kind, RecordDict]:
@@ -209,6 +216,17 @@ REFUSALS: dict[str, tuple[str, Spoil, Ask]] = {
     "delta and users": ("delta-users", policy_of(max_delta=0.9), other("privacy", delta=0.5)),
     "cohort": ("cohort", policy_of(minimum_cohort=7), train_request),
     "not allowed": ("release", policy_of(allowed_releases=["popularity"]), train_request),
+    "metrics": ("metrics", nothing, metrics_request),
+    "metrics with little noise": (
+        "metric-noise",
+        policy_of(allowed_metrics=["mrr"], min_metric_noise_multiplier=3.0),
+        metrics_request,
+    ),
+    "metrics too often": (
+        "metric-releases",
+        policy_of(allowed_metrics=["mrr"], max_metric_releases=2),
+        metrics_request,
+    ),
     "too dear": ("budget", policy_of(max_epsilon=0.1), train_request),
     "changed plan": ("plan-changed", answered_once, other("training", learning_rate=0.5)),
     "changed state": ("round-changed", other_state_answered, train_request),

@@ -28,16 +28,17 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.common.serde import message_to_proto
 
-from client import training
+from client import measurement, training
 from client.app import app as client_app
 from client.site import Site
 from mmrec_model.canonical import canonical_json
-from mmrec_model.config import ModelConfig, PrivacyConfig, RunConfig, TrainingConfig
+from mmrec_model.config import EvaluationConfig, ModelConfig, PrivacyConfig, RunConfig, TrainingConfig
 from mmrec_model.data.writing import write_partner
 from mmrec_model.features.folder import open_bundle, write_bundle
 from mmrec_model.model.recommender import initial_state
-from mmrec_model.planning import adaptive_clipping
+from mmrec_model.planning import adaptive_clipping, plan_events
 from mmrec_model.privacy.bodies import RecordType
+from mmrec_model.privacy.events import from_record, merge
 from mmrec_model.privacy.heads import SignedHead, statement_from_json
 from mmrec_model.privacy.keys import SigningKey
 from mmrec_model.privacy.noise import GaussianNoise
@@ -48,6 +49,7 @@ from mmrec_model.protocol import (
     CLIP,
     CLIP_SHARE,
     FIELDS,
+    METRICS,
     PRIOR,
     WITNESS,
     Arrays,
@@ -78,6 +80,8 @@ class Known:
     gradients: list[np.ndarray] = field(default_factory=list)
     histories: list[np.ndarray] = field(default_factory=list)
     counts: list[np.ndarray] = field(default_factory=list)
+    metric_sums: list[np.ndarray] = field(default_factory=list)
+    ranks: list[np.ndarray] = field(default_factory=list)
     texts: list[bytes] = field(default_factory=list)
 
 
@@ -136,6 +140,9 @@ def plan(workspace: Path, clipping: str) -> RunConfig:
             rounds=ROUNDS, local_steps=2, max_history=4, negatives=3, sample_rate=0.3, micro_batch=512
         ),
         privacy=adaptive_clipping(privacy, expected_users=300.0) if clipping == "adaptive" else privacy,
+        evaluation=EvaluationConfig(
+            metrics=("ndcg_at_10", "recall_at_5", "mrr"), every=2, final=True, noise_multiplier=2.5
+        ),
         minimum_cohort=len(USERS),
     )
 
@@ -146,7 +153,8 @@ def interactions() -> pa.Table:
         (f"{SECRET}-USER-{name}-{user:04d}", f"{SECRET}-ITEM-{item:02d}", 1_600_000_000.0 + place)
         for name, users in USERS.items()
         for user in range(users)
-        for place, item in enumerate(rng.choice(N_ITEMS, size=6, replace=False))
+        # every seventh user has no validation item: how many have one is no public number
+        for place, item in enumerate(rng.choice(N_ITEMS, size=6 if user % 7 else 2, replace=False))
     ]
     names = ("user_id", "item_id", "timestamp")
     return pa.table({name: [row[column] for row in rows] for column, name in enumerate(names)})
@@ -166,7 +174,7 @@ def make_workspace(workspace: Path, clipping: str) -> tuple[RunConfig, list[Site
     (workspace / "plan.json").write_text(config.model_dump_json())
     users = sorted(set(events["user_id"].to_pylist()))
     groups = {name: [user for user in users if f"-{name}-" in user] for name in USERS}
-    recipe = Recipe(source, workspace, 8.0, config.privacy.delta, SEED, config.training)
+    recipe = Recipe(source, workspace, 16.0, config.privacy.delta, SEED, config.training)
     return config, found(recipe, groups, config)
 
 
@@ -216,6 +224,20 @@ def spy(known: Known, patch: pytest.MonkeyPatch) -> None:
 
         return Watched()
 
+    vectors, ranks = (vars(measurement)[name] for name in ("user_vectors", "ranks"))
+
+    def summed(*values: Any, **named: Any) -> Any:
+        found = vectors(*values, **named)
+        known.metric_sums.append(found.sum(axis=0))
+        return found
+
+    def ranked(*values: Any, **named: Any) -> Any:
+        found = ranks(*values, **named)
+        known.ranks.append(found.rank_U)
+        return found
+
+    patch.setattr(measurement, "user_vectors", summed)
+    patch.setattr(measurement, "ranks", ranked)
     patch.setattr(GaussianNoise, "poisson_sample", sampled)
     patch.setattr(GaussianNoise, "integer", drawn)
     patch.setattr(training, "private_step", stepped)
@@ -337,12 +359,15 @@ def records_of(site: Site) -> tuple[Record, ...]:
 
 def test_the_recording_holds_a_whole_federation(tape: Tape) -> None:
     kinds = [Kind(request.metadata.message_type) for request, _ in tape.messages]
-    assert kinds == [kind for kind in (Kind.DESCRIBE, Kind.POPULARITY, *[Kind.TRAIN] * ROUNDS) for _ in USERS]
+    rounds = (Kind.TRAIN, Kind.TRAIN, Kind.EVALUATE, Kind.TRAIN, Kind.EVALUATE)
+    assert kinds == [kind for kind in (Kind.DESCRIBE, Kind.POPULARITY, *rounds) for _ in USERS]
+    assert [int(request.content.config_records[FIELDS]["round"]) for request, _ in tape.messages[-3:]] == [4, 4, 4]
     assert not any(reply.has_error() for _, reply in tape.messages)
     assert all(reply.content.config_records[FIELDS]["refusal"] == "" for _, reply in tape.messages)
     known = tape.known
     assert len(known.batch_sizes) == len(known.norms) == len(USERS) * ROUNDS * tape.config.training.local_steps
     assert min(len(known.losses), len(known.gradients), len(known.seeds)) >= len(known.norms)
+    assert len(known.metric_sums) == len(known.ranks) == 2 * len(USERS)
 
 
 def schema(kind: Kind, config: RunConfig) -> dict[str, tuple[int, ...]]:
@@ -351,6 +376,8 @@ def schema(kind: Kind, config: RunConfig) -> dict[str, tuple[int, ...]]:
         return {}
     if kind is Kind.POPULARITY:
         return {"counts": (config.features.items,)}
+    if kind is Kind.EVALUATE:
+        return {METRICS: (len(config.evaluation.metrics) + 1,)}
     witness = {WITNESS: (witness_size(config),)} if witness_size(config) else {}
     share = {CLIP_SHARE: (1,)} if config.privacy.clipping == "adaptive" else {}
     return {name: array.shape for name, array in initial_state(config).items()} | witness | share
@@ -463,6 +490,30 @@ def test_no_loss_norm_or_gradient_before_the_noise_is_in_any_byte(tape: Tape) ->
         assert not any(form in content for form in pairs(flat))
 
 
+def test_no_metric_before_the_noise_no_rank_and_no_number_of_evaluated_users_is_in_any_byte(tape: Tape) -> None:
+    content = tape.up
+    for sums in tape.known.metric_sums:
+        *totals, evaluated = (float(value) for value in sums)
+        assert evaluated not in USERS.values()
+        # a small whole total is a common number; with its neighbour it is not
+        exact = [total for total in totals if not total.is_integer()]
+        assert leaks(content, [evaluated, *exact, *(total / evaluated for total in totals)]) == []
+        assert not any(form in content for form in pairs(sums))
+    for ranked in tape.known.ranks:
+        for dtype in ("<i2", "<i4", "<i8", "<f4", "<f8"):
+            assert ranked.astype(dtype)[:8].tobytes() not in content
+    noise = [
+        arrays[METRICS] - sums
+        for sums, arrays in zip(
+            tape.known.metric_sums,
+            (arrays_of(reply) for request, reply in tape.messages if request.metadata.message_type == Kind.EVALUATE),
+            strict=True,
+        )
+    ]
+    # 24 numbers of deviation 2.5 sqrt(4) = 5
+    assert 3.0 < np.std(noise) < 7.5
+
+
 def test_no_history_and_no_true_count_is_in_any_byte(tape: Tape) -> None:
     content = tape.up
     for dtype in ("<i4", "<i8", "<f4", "<f8", "u1"):
@@ -513,11 +564,13 @@ def test_every_array_that_left_was_reserved_before_and_committed_with_its_digest
             reserve = reserves[commit.text("reserve")]
             assert place[reserve.hash] < place[commit.hash]
             assert reserve.table("mechanism") == commit.table("mechanism")
-            assert reserve.text("kind") == {Kind.POPULARITY: "popularity", Kind.TRAIN: "train"}[kind]
+            names = {Kind.POPULARITY: "popularity", Kind.TRAIN: "train", Kind.EVALUATE: "evaluate"}
+            assert reserve.text("kind") == names[kind]
         with site.open_ledger() as ledger:
             assert ledger.dangling() == []
             assert len(ledger.spent()) == len(replies)
-    assert priced == len(USERS) * (1 + ROUNDS)
+            assert merge(map(from_record, ledger.spent())) == merge(plan_events(tape.config))
+    assert priced == len(USERS) * (1 + ROUNDS + 2)
 
 
 def test_the_partners_open_no_connection(tape: Tape) -> None:

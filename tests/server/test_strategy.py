@@ -119,6 +119,6 @@ def test_a_partner_that_was_not_connected_is_counted_in_the_round() -> None:
         federation.aggregate_train(1, [])
 
 
-def test_no_metric_of_private_data_is_asked_for() -> None:
+def test_flowers_own_evaluation_asks_for_nothing() -> None:
     assert strategy().configure_evaluate(1, pack_arrays(STATE), ConfigRecord(), Nodes([11, 12])) == []  # type: ignore[arg-type]
     assert strategy().aggregate_evaluate(1, []) is None

@@ -15,9 +15,10 @@ from pydantic import BaseModel
 from mmrec_model.config import FeatureSpec, PrivacyConfig, RunConfig
 from mmrec_model.errors import DataError
 from mmrec_model.privacy.noise import SEEDED_SOURCE, SYSTEM_SOURCE
+from simulations.figures import learning_curve
 from simulations.report import write_report
 from simulations.report_content import fusion_sentence, result_sentence, systems, verdict_kind
-from simulations.report_numbers import delta_in_words, human_bytes, human_seconds, plain_delta, signed
+from simulations.report_numbers import ABSENT, delta_in_words, human_bytes, human_seconds, plain_delta, signed
 from simulations.run_record import RunRecord, as_json, parse_run, read_run, write_run
 
 HOSTILE = "<script>alert(1)</script>"
@@ -51,7 +52,7 @@ def made_up_run(*, partners: int = 7, rounds: int = 12, private: bool = True) ->
         {"type": "sampled_gaussian", "sample_rate": 0.2, "noise_multiplier": 1.4, "steps": rounds},
     ]
     return {
-        "schema": 1,
+        "schema": 2,
         "command": "mmrec simulate --data wines --epsilon 8 --rounds 12 --seed 7 --out out",
         "version": {"mmrec": "0.1.0", "python": "3.11.2", "torch": "2.11.0", "flwr": "1.41.0", "opacus": "1.6.0"},
         "config": config.model_dump(mode="json"),
@@ -122,6 +123,7 @@ def made_up_run(*, partners: int = 7, rounds: int = 12, private: bool = True) ->
             }
             for number in range(rounds + 1 if rounds else 0)
         ],
+        "evaluations": evaluations(rounds) if private and rounds else [],
         "seconds": {"encode": 61.2, "train": 204.0, "evaluate": 9.1},
         "privacy": {
             "relation": "zero_out",
@@ -135,6 +137,19 @@ def made_up_run(*, partners: int = 7, rounds: int = 12, private: bool = True) ->
         },
         "wall_seconds": 275.4,
     }
+
+
+def evaluations(rounds: int) -> list[dict[str, Any]]:
+    """One that gave no figure, and one of the exported model."""
+    silent = {"value": None, "error": None, "central": 0.0811}
+    told = {"value": 0.0856, "error": 0.0031, "central": 0.0829}
+    users = {"users": 9_988.3, "users_error": 21.4, "central_users": 10_012}
+    none = {"users": None, "users_error": None, "central_users": 10_012}
+    answers: dict[str, Any] = {"replies": 1, "rejected": {"refused_by_partner": 6}}
+    return [
+        {"round": 5, "exported": False, "metrics": {"ndcg_at_10": silent}, **none, **answers},
+        {"round": rounds, "exported": True, "metrics": {"ndcg_at_10": told, "mrr": told}, **users, **answers},
+    ]
 
 
 def partner(number: int, epsilon: float | None) -> dict[str, Any]:
@@ -247,6 +262,7 @@ def test_every_text_of_the_record_is_escaped(tmp_path: Path) -> None:
     run["config"][mark] = mark
     run["privacy"]["plan"].append({"type": mark, mark: mark})
     run["rounds"][1]["rejected"] = {mark: 2}
+    run["evaluations"][0]["metrics"][mark] = run["evaluations"][0]["metrics"]["ndcg_at_10"]
     run["version"] = dict.fromkeys(run["version"], mark)
     html, found = page(run, tmp_path)
     assert mark not in html
@@ -344,6 +360,21 @@ def test_worst_partner_data_facts_cost_and_way_back_are_on_the_page(tmp_path: Pa
         assert part in found.words
 
 
+def test_a_released_figure_stands_with_its_error_beside_the_one_without_noise(tmp_path: Path) -> None:
+    _, found = page(made_up_run(), tmp_path / "a")
+    for part in (
+        f"the state after round 5 ndcg@10 {ABSENT} 0.0811 1",
+        "the exported model ndcg@10 0.0856 ± 0.0031 0.0829 1",
+        "1 of 2 evaluations gave no figure",
+        "Squares are what the partners released",
+    ):
+        assert part in found.words
+    told, silent = made_up_run(), made_up_run() | {"evaluations": []}
+    assert "Released validation" not in page(silent, tmp_path / "b")[0]
+    drawings = [learning_curve(parse_run(run), []) or "" for run in (told, silent)]
+    assert len(drawings[0]) > len(drawings[1])
+
+
 def test_all_systems_are_listed_best_first_with_their_distance_from_chance() -> None:
     rows = systems(parse_run(made_up_run()))
     values = [row.metrics.ndcg_at_10 for row in rows]
@@ -365,7 +396,7 @@ def test_a_record_survives_the_file_and_its_bytes_do_not_depend_on_key_order(tmp
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (("schema",), 2, "schema 2"),
+        (("schema",), 1, "schema 1"),
         (("surprise",), 1, "surprise"),
         (("metrics", "ndcg_at_10"), 1.5, "metrics.ndcg_at_10"),
         (("metrics", "ndcg_at_10"), float("nan"), "not JSON"),
