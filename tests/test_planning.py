@@ -8,7 +8,7 @@ import pytest
 
 from mmrec_model.config import FeatureSpec, RunConfig, TrainingConfig
 from mmrec_model.errors import PrivacyError
-from mmrec_model.planning import plan_events, planned_learning_rate, popularity_event, private_plan
+from mmrec_model.planning import adaptive_clipping, plan_events, planned_learning_rate, popularity_event, private_plan
 from mmrec_model.privacy.accounting import epsilon
 from mmrec_model.privacy.events import NonPrivate
 
@@ -57,6 +57,13 @@ def test_the_learning_rate_falls_with_noise_and_never_rises_above_what_was_asked
     assert rates == sorted(rates)
     assert rates[0] < 0.5 * TRAINING.learning_rate
     assert rates[-1] == TRAINING.learning_rate
+
+
+def test_the_count_of_adaptive_clipping_is_paid_for_in_the_learning_rate_too() -> None:
+    flat = private_plan(1.0, 1e-5, TRAINING)
+    counting = adaptive_clipping(flat, expected_users=10.0)
+    rates = [planned_learning_rate(TRAINING, one, users=1000, partners=2, weights=3000) for one in (flat, counting)]
+    assert rates[1] == pytest.approx(rates[0] * math.sqrt(1 - 1 / 16), rel=1e-9)
 
 
 def test_more_partners_need_more_users_for_the_same_rate() -> None:
