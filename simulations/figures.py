@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from simulations.run_record import PartnerRecord, RunRecord
 
@@ -138,17 +138,14 @@ def epsilon_spent(record: RunRecord, budget: float) -> str | None:
 
 
 def clip_curve(record: RunRecord) -> str | None:
-    """The clip of the next round after every round, on a logarithmic axis; null with flat clipping."""
+    """The clip of the next round after every round; null with flat clipping."""
     clips = [(row.round, row.clip) for row in record.rounds if row.clip is not None]
     if not clips:
         return None
     with mpl.rc_context(_STYLE):
         figure, axes = _axes(1.7)
         axes.plot([x for x, _ in clips], [y for _, y in clips], color=ACCENT)
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(0, 1.15 * max(y for _, y in clips))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.set_xlabel("round")
         axes.set_ylabel("clip")

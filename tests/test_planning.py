@@ -10,6 +10,7 @@ from mmrec_model.config import EvaluationConfig, FeatureSpec, RunConfig, Trainin
 from mmrec_model.errors import ConfigError, PrivacyError
 from mmrec_model.planning import (
     EVALUATION_SHARE,
+    adaptive_clipping,
     plan_events,
     planned_evaluation,
     planned_learning_rate,
@@ -67,6 +68,13 @@ def test_the_learning_rate_falls_with_noise_and_never_rises_above_what_was_asked
     assert rates == sorted(rates)
     assert rates[0] < 0.5 * TRAINING.learning_rate
     assert rates[-1] == TRAINING.learning_rate
+
+
+def test_the_count_of_adaptive_clipping_is_paid_for_in_the_learning_rate_too() -> None:
+    flat = private_plan(1.0, 1e-5, TRAINING)
+    counting = adaptive_clipping(flat, expected_users=10.0)
+    rates = [planned_learning_rate(TRAINING, one, users=1000, partners=2, weights=3000) for one in (flat, counting)]
+    assert rates[1] == pytest.approx(rates[0] * math.sqrt(1 - 1 / 16), rel=1e-9)
 
 
 def test_more_partners_need_more_users_for_the_same_rate() -> None:

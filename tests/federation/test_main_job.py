@@ -52,6 +52,21 @@ def test_the_run_leaves_everything_that_is_promised(finished: Path) -> None:
     assert all(partner.bytes_up > 0 and partner.seconds > 0 for partner in record.partners)
 
 
+def test_adaptive_clipping_costs_the_same_and_its_clip_is_on_record(data: Path, finished: Path, tmp_path: Path) -> None:
+    common = ("--partners", "2", "--rounds", "3", "--seed", "5", "--delta", "1e-3", "--clipping", "adaptive")
+    run(data, tmp_path / "out", *common)
+    record, flat = read_run(tmp_path / "out"), read_run(finished)
+    clips = [entry.clip for entry in record.rounds]
+    assert clips[0] == 1.0
+    assert len(set(clips)) == 4
+    assert [entry.clip for entry in flat.rounds] == [None] * 4
+    assert record.privacy == flat.privacy
+    assert "went from 1 to" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    load_model(tmp_path / "out" / "model")
+    refused = run(data, tmp_path / "none", *common, "--epsilon", "inf", status=2)
+    assert "--clipping" in refused.stderr
+
+
 def test_the_epsilon_of_the_report_is_what_the_ledgers_say(finished: Path) -> None:
     for partner in read_run(finished).partners:
         site = finished / "sites" / partner.name

@@ -231,6 +231,16 @@ def test_every_shape_of_run_gives_one_page_that_loads_and_runs_nothing(shape: di
     assert not re.search(r"\b(nan|None|Undefined)\b", found.words)
 
 
+def test_only_a_run_with_adaptive_clipping_shows_its_clip(tmp_path: Path) -> None:
+    run = made_up_run()
+    assert "The clip" not in page(run, tmp_path)[1].words
+    for row in run["rounds"]:
+        row["clip"] = 1.0 / (1 + row["round"])
+    html, found = page(run, tmp_path)
+    assert "went from 1 to 0.0769 (0.0769 at least, 1 at most)" in found.words
+    assert 'id="f4-' in html
+
+
 def test_a_run_that_only_measured_its_start_has_no_training_rounds(tmp_path: Path) -> None:
     run = made_up_run(partners=1)
     run["rounds"] = run["rounds"][:1]
