@@ -72,10 +72,15 @@ class EncoderConfig(Strict):
 
 
 class TransformConfig(Strict):
-    """Catalogue statistics, fitted on the items alone: centre, PCA to `dims`, optional whitening, unit rows."""
+    """Catalogue statistics, fitted on the items alone: centre, PCA to `dims`, optional whitening, unit rows.
+
+    `impute` estimates missing vectors from the modalities that an item has: `vector` for the content score alone, the
+    modality still counting as missing everywhere else, `present` as if the item had the modality.
+    """
 
     dims: Width = 128
     whiten: bool = True
+    impute: Literal["off", "vector", "present"] = "off"
 
 
 class FeatureSpec(Strict):

@@ -4,8 +4,9 @@ Promises:
 1. The manifest depends on items, encoders and transform alone, not on folders or on whether vectors came from the
    store. (A text's vector may differ in its last bits with the texts it shared a batch with, so a bundle is built
    once and copied to the partners; they do not each build their own.)
-2. A modality that an item lacks is a row of zeros and False in `present_NM`, never a guess. An item without any
-   modality is kept with an all-False row, and counted.
+2. A modality that an item lacks is a row of zeros and False in `present_NM`, never a guess, unless the transform asks
+   for estimates (`features.imputation`); the manifest then counts them. An item without any modality is kept with an
+   all-False row, and counted.
 3. A damaged medium counts as missing; how many and the first `NAMED_ITEMS` of them are in the manifest.
 4. The manifest holds each encoder's recipe (weights, transform, pooling), whose digest is the encoder's, and its
    licence. An encoder that learned from the catalogue lies in the bundle itself, under the bundle's digest.
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from mmrec_model.canonical import JsonValue, canonical_json, sha256_hex
 from mmrec_model.config import MODALITIES, EncoderConfig, Modality, TransformConfig
@@ -29,9 +31,11 @@ from mmrec_model.encoders.registry import load_encoder
 from mmrec_model.encoders.words import words_of
 from mmrec_model.errors import FeatureError
 from mmrec_model.features.folder import (
+    IMPUTATION,
     FeatureBundle,
     encoder_file,
     encoder_folder,
+    imputation_bytes,
     npy_bytes,
     open_bundle,
     open_transform,
@@ -40,6 +44,7 @@ from mmrec_model.features.folder import (
     vectors_file,
     write_bundle,
 )
+from mmrec_model.features.imputation import fit_imputation
 from mmrec_model.features.signature import sign_bundle
 from mmrec_model.features.store import FeatureStore
 from mmrec_model.features.transform import CatalogueTransform, fit_transform
@@ -125,9 +130,12 @@ def build_bundle(
         )
     fits = {modality: result.fit(transform) for modality, result in kept.items()}
     present_NM = np.stack([result.present_N for result in kept.values()], axis=1)
-    files = {"items.json": canonical_json(list(catalogue.item_ids)), "present.npy": npy_bytes(present_NM)}
+    vectors = {modality: result.apply(fits[modality]) for modality, result in kept.items()}
+    estimates = _estimate(vectors, present_NM, transform)
+    files = {"items.json": canonical_json(list(catalogue.item_ids)), "present.npy": npy_bytes(estimates.present_NM)}
+    files |= estimates.files
     for modality, result in kept.items():
-        files[vectors_file(modality)] = npy_bytes(result.apply(fits[modality]))
+        files[vectors_file(modality)] = npy_bytes(estimates.vectors[modality])
         files[transform_file(modality)] = transform_bytes(fits[modality])
         if isinstance(result.encoder, CatalogueEncoder):
             files |= {encoder_file(modality, name): content for name, content in result.encoder.files().items()}
@@ -140,10 +148,36 @@ def build_bundle(
         "without_features": int((~present_NM.any(axis=1)).sum()),
         "transform": {"dims": transform.dims, "whiten": transform.whiten},
         "modalities": accounts,
+        **estimates.account,
     })  # fmt: skip
     if signing_key is not None:
         sign_bundle(folder, signing_key)
     return replace(open_bundle(folder), encoded=sum(result.encoded for result in results.values()))
+
+
+@dataclass(frozen=True)
+class _Estimates:
+    """Final vectors and presence of all items, the files of the regressions, and their entry in the manifest."""
+
+    vectors: dict[Modality, Vectors]
+    present_NM: npt.NDArray[np.bool_]
+    files: dict[str, bytes]
+    account: dict[str, JsonValue]
+
+
+def _estimate(
+    vectors: dict[Modality, Vectors], present_NM: npt.NDArray[np.bool_], config: TransformConfig
+) -> _Estimates:
+    if config.impute == "off":
+        return _Estimates(vectors, present_NM, {}, {})
+    fit = fit_imputation(vectors, present_NM)
+    filled, estimated_NM = fit.fill(vectors, present_NM)
+    counts: dict[str, JsonValue] = {
+        name: int(column.sum()) for name, column in zip(vectors, estimated_NM.T, strict=True)
+    }
+    shown_NM = present_NM | estimated_NM if config.impute == "present" else present_NM
+    account: dict[str, JsonValue] = {"imputation": {"impute": config.impute, "estimated": counts}}
+    return _Estimates(filled, shown_NM, {IMPUTATION: imputation_bytes(fit)}, account)
 
 
 def modality_inputs(catalogue: Items, modality: Modality) -> list[str | Path | None]:

@@ -12,6 +12,7 @@ Promises:
     FOLDER/<modality>.transform.safetensors   mean and axes, for new items and queries
     FOLDER/<modality>.encoder/                an encoder that learned from the catalogue, for the same
     FOLDER/manifest.sig                       who made it (`mmrec_model.features.signature`); not in the digest
+    FOLDER/imputation.safetensors             regressions for missing modalities, if the transform has them
 
 Shapes: N items, M modalities, K width.
 """
@@ -35,6 +36,7 @@ from safetensors.numpy import load, save
 from mmrec_model.canonical import JsonValue, canonical_json, sha256_hex
 from mmrec_model.config import MODALITIES, FeatureSpec, Modality
 from mmrec_model.errors import FeatureError
+from mmrec_model.features.imputation import Imputation
 from mmrec_model.features.transform import CatalogueTransform
 from mmrec_model.storage import sha256_of_file, write_atomically
 
@@ -42,6 +44,7 @@ BUNDLE_FORMAT = 1
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 _ENCODER_FILE = re.compile(rf"({'|'.join(MODALITIES)})\.encoder/[a-z][a-z0-9]*\.[a-z]+")
+IMPUTATION = "imputation.safetensors"
 _REBUILD = "Build the bundle again from the catalogue, or copy it again from the coordinator"
 
 
@@ -52,8 +55,8 @@ class FeatureBundle:
     Attributes:
         item_ids: N ids, in the order of every array.
         modalities: those with at least one present item, in the order of `MODALITIES`.
-        vectors: float32 [N, K] per modality, memory-mapped; unit rows, zeros where missing.
-        present_NM: bool, over `modalities`.
+        vectors: float32 [N, K] per modality, memory-mapped; unit rows, zeros where missing and not estimated.
+        present_NM: bool, over `modalities`; an estimate counts as present if the transform says so.
         manifest: encoders, transform, counts and file digests; holds no float.
         digest: SHA-256 of the canonical manifest.
         encoded: inputs encoded anew by the call that built this object; 0 for a bundle that was opened.
@@ -135,6 +138,19 @@ def encoder_folder(folder: Path, modality: Modality) -> Path:
     return folder / encoder_file(modality, "")
 
 
+def open_imputation(folder: Path) -> Imputation:
+    """The regressions for missing modalities, for new items.
+
+    Raises:
+        FeatureError: the bundle was built without them, or the file is damaged.
+    """
+    files = _parse_manifest(_read(folder / MANIFEST), folder / MANIFEST)["files"]
+    if IMPUTATION not in files:
+        raise FeatureError(f"the bundle {folder} estimates nothing", remedy="Build it with `impute` of the transform")
+    _verify(folder / IMPUTATION, files[IMPUTATION])
+    return Imputation(load(_read(folder / IMPUTATION)))
+
+
 def write_bundle(folder: Path, files: Mapping[str, bytes], manifest: dict[str, JsonValue]) -> None:
     """Write `files`, then the manifest with their digests; an older bundle in `folder` is replaced.
 
@@ -143,7 +159,7 @@ def write_bundle(folder: Path, files: Mapping[str, bytes], manifest: dict[str, J
     """
     digests: dict[str, JsonValue] = {name: sha256_hex(content) for name, content in files.items()}
     try:
-        for name in (MANIFEST, SIGNATURE):
+        for name in (MANIFEST, SIGNATURE, IMPUTATION):
             (folder / name).unlink(missing_ok=True)
         for modality in MODALITIES:
             shutil.rmtree(folder / encoder_file(modality, ""), ignore_errors=True)
@@ -187,6 +203,11 @@ def transform_bytes(fit: CatalogueTransform) -> bytes:
     return save({"mean": fit.mean_D, "axes": fit.axes_DK, "explained": np.array([fit.explained])})
 
 
+def imputation_bytes(fit: Imputation) -> bytes:
+    """Fitted regressions as the content of a safetensors file."""
+    return save(fit.maps)
+
+
 def _verify(path: Path, expected: str) -> None:
     found = sha256_of_file(path) if path.is_file() else "absent"
     if found != expected:
@@ -211,7 +232,9 @@ def _parse_manifest(content: bytes, path: Path) -> dict[str, Any]:
         raise FeatureError(f"{path} is not a canonical manifest of format {BUNDLE_FORMAT}", remedy=_REBUILD)
     files = manifest.get("files")
     known = {"items.json", "present.npy"}
-    allowed = known | {name for modality in MODALITIES for name in (vectors_file(modality), transform_file(modality))}
+    allowed = {IMPUTATION, *known} | {
+        name for modality in MODALITIES for name in (vectors_file(modality), transform_file(modality))
+    }
     names = set(files) if isinstance(files, dict) else set()
     if not known <= names or not all(_ENCODER_FILE.fullmatch(name) for name in names - allowed):
         raise FeatureError(f"{path} does not name the files of a bundle", remedy=_REBUILD)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -264,3 +266,17 @@ def test_a_setting_that_would_do_nothing_is_refused(values, words) -> None:
 def test_a_modality_that_the_bundle_lacks_is_refused(config) -> None:
     with pytest.raises(ValueError, match="audio"):
         run_with(config, modalities=("text", "audio"))
+
+
+def test_the_page_counts_the_weights_of_every_family(repository) -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \|.*\| ([\d,]+) \|[^|]*\|$", (repository / "docs/fusion.md").read_text(), re.MULTILINE
+    )
+    stated = {name: int(count.replace(",", "")) for name, count in rows}
+    counted = {}
+    for name in FUSIONS:
+        fusion = build_fusion(ModelConfig(fusion=name), dict.fromkeys(MODALITIES, 128))
+        shared = sum(weight.numel() for weight in fusion.projections.parameters())
+        counted[name] = sum(weight.numel() for weight in fusion.parameters()) - shared
+        assert shared == 4096
+    assert stated == counted

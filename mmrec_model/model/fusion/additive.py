@@ -4,8 +4,8 @@
 
 t_1 is the text, or the first modality of a model without text; r is the item's `prior`, the standardised popularity
 from one release under differential privacy, and R a learned direction. lambda starts at the modality's public weight
-and mu at `popularity_weight`; all of them at 0 is the fusion of the first modality alone, exactly. The rating is what
-all users of all partners did, as released: no user's own row, and no label, enters it.
+and mu at `popularity_weight`; all of them at 0 is the fusion of the first modality alone, exactly. The rating is the
+same number for every user, as released: no label and no row of the user at hand is read.
 """
 
 from __future__ import annotations
