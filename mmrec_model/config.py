@@ -51,7 +51,7 @@ class EncoderConfig(Strict):
         source: `embedded` (the published MiniLM of the optional package for text, else a small network made by
             configuration), a hub id, a local folder, or one of the names in docs/features.md.
         batch_size: inputs per forward pass.
-        max_tokens: tokens kept of a text.
+        max_tokens: tokens kept of a text by a transformer.
         image_size: side of the square picture, in pixels, for networks made by configuration.
         frames: frames taken from a film, spread evenly.
         device: torch device.

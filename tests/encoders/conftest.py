@@ -44,9 +44,7 @@ TOWER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "i
 PICTURES = {**TOWER, "image_size": 32, "patch_size": 8}
 KINDS: dict[str, Callable[[], PreTrainedModel]] = {
     "bert": lambda: BertModel(BertConfig(vocab_size=len(WORDS), max_position_embeddings=12, **TOWER)),
-    "roberta": lambda: RobertaModel(
-        RobertaConfig(vocab_size=len(WORDS), max_position_embeddings=12, pad_token_id=0, **TOWER)
-    ),
+    "roberta": lambda: RobertaModel(RobertaConfig(**_texts(pad_token_id=0))),
     "gpt2": lambda: GPT2Model(GPT2Config(vocab_size=len(WORDS), n_embd=16, n_layer=1, n_head=2, n_positions=12)),
     "t5": lambda: T5Model(T5Config(vocab_size=len(WORDS), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)),
     "clip": lambda: CLIPModel(CLIPConfig(text_config=_texts(), vision_config=PICTURES, projection_dim=8)),

@@ -59,9 +59,7 @@ def test_minilm_weights_that_are_not_the_published_ones_are_refused(tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "t5", "clip", "siglip"])
-def test_a_local_folder_of_any_class_encodes_the_same_text_the_same_whatever_the_batch(
-    tiny_model: Folder, kind: str
-) -> None:
+def test_a_text_of_a_local_folder_of_any_class_has_one_vector_whatever_its_batch(tiny_model: Folder, kind: str) -> None:
     folder = str(tiny_model(kind))
     texts = ["red dress", "diesel engine oil engine oil", "wine", "red", "", "wine"]
     one, ok_one = load_encoder(config(folder, batch_size=1)).encode(texts)
@@ -99,9 +97,7 @@ def test_a_pooling_is_the_named_states_of_the_network(tiny_model: Folder, kind: 
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_shorter_number_format_is_another_encoder_with_nearly_the_same_vectors(
-    tiny_model: Folder, dtype: str
-) -> None:
+def test_a_shorter_number_format_is_another_encoder_with_near_vectors(tiny_model: Folder, dtype: str) -> None:
     folder, texts = str(tiny_model("bert")), ["red dress", "diesel engine oil", "wine"]
     full, short = load_encoder(config(folder)), load_encoder(config(folder, dtype=dtype, batch_size=2))
     assert short.digest != full.digest

@@ -85,9 +85,7 @@ def test_the_digest_covers_the_fitted_vectors(trained: WordVectorEncoder) -> Non
     assert recipe_digest(trained.recipe) == trained.digest
 
 
-def test_a_written_folder_is_the_same_encoder_and_needs_no_catalogue(
-    trained: WordVectorEncoder, tmp_path: Path
-) -> None:
+def test_a_written_folder_is_the_same_encoder_without_a_catalogue(trained: WordVectorEncoder, tmp_path: Path) -> None:
     assert isinstance(trained, CatalogueEncoder)
     write_encoder(trained, tmp_path / "words")
     opened = load_encoder(config(str(tmp_path / "words")))
@@ -115,16 +113,15 @@ def test_published_vectors_are_read_for_the_words_of_the_catalogue(tmp_path: Pat
     pytest.importorskip("gensim")
     file = written(tmp_path / name)
     (tmp_path / "README.md").write_text("---\nlicense: pddl\n---\n")
-    encoder = load_encoder(config(str(file)), catalogue=["red wine", "red oil", "red", "blue"])
+    texts = ["red wine", "red oil", "red", "blue"]
+    encoder = load_encoder(config(str(file)), catalogue=texts)
     vectors, ok = encoder.encode(["red", "wine", "oil", "tea", "blue", "red wine"])
     assert ok.tolist() == [True, True, False, False, False, True]
     np.testing.assert_allclose(vectors[:2], [[1, 0], [0, 2]])
     rare, frequent = np.log(5 / 2) + 1, np.log(5 / 4) + 1
     np.testing.assert_allclose(vectors[5], [frequent / (rare + frequent), 2 * rare / (rare + frequent)], rtol=1e-6)
     assert encoder.licence == "pddl"
-    assert (
-        load_encoder(config(str(tmp_path)), catalogue=["red wine", "red oil", "red", "blue"]).digest == encoder.digest
-    )
+    assert load_encoder(config(str(tmp_path)), catalogue=texts).digest == encoder.digest
 
 
 @pytest.mark.parametrize("name", ["v.model", "v.kv", "v.npy"])
@@ -136,9 +133,7 @@ def test_pickles_are_refused_with_a_remedy_and_never_opened(tmp_path: Path, name
         assert "save_word2vec_format" in refusal.value.remedy
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"nonsense", b"3 2\nred 1 0\n", b"2 2\nred one two\n", b"9999999999999 300\n"]
-)
+@pytest.mark.parametrize("content", [b"", b"noise", b"3 2\nred 1 0\n", b"2 2\nred one two\n", b"9999999999999 300\n"])
 def test_damaged_vectors_are_refused(tmp_path: Path, content: bytes) -> None:
     pytest.importorskip("gensim")
     for name in ("v.txt", "v.bin"):
