@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmrec_model.config import EncoderConfig
-from mmrec_model.encoders.video import VideoEncoder, load_video_encoder, read_frames, spread
+from mmrec_model.encoders.films import read_frames, spread
+from mmrec_model.encoders.video import VideoEncoder, load_video_encoder
 
 COLOURS = ["red", "lime", "blue", "yellow"]
 
@@ -58,7 +59,7 @@ def test_frames_are_spread_evenly_and_never_twice(total: int, count: int) -> Non
 
 def test_a_film_shorter_than_the_frames_asked_for_gives_all_of_them(tmp_path: Path) -> None:
     frames = read_frames(film(tmp_path / "short.mov", COLOURS[:2]), 8)
-    assert [frame.getpixel((0, 0)) for frame in frames] == [(255, 0, 0), (0, 255, 0)]
+    assert [tuple(frame[0, 0].tolist()) for frame in frames] == [(255, 0, 0), (0, 255, 0)]
 
 
 def test_what_is_not_a_film_is_missing(encoder: VideoEncoder, tmp_path: Path) -> None:
