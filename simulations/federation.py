@@ -38,8 +38,8 @@ Engine = Literal["loopback", "flower"]
 class Progress(Protocol):
     """Whoever shows a person how far a stage is."""
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` parts of `stage` are finished."""
+    def __call__(self, stage: str, done: int, total: int, unreadable: int = 0) -> None:
+        """`done` of `total` parts of `stage` are finished; `unreadable` of the finished ones were damaged media."""
 
 
 @dataclass
@@ -97,7 +97,9 @@ def prepare(recipe: Recipe, progress: Progress, watch: Stopwatch) -> Prepared:
     with watch.stage("split"):
         groups = divide(recipe)
     with watch.stage("encode"):
-        bundle = encode(recipe, lambda name, done, total: progress(f"encoding {name}", done, total))
+        bundle = encode(
+            recipe, lambda name, done, total, unreadable: progress(f"encoding {name}", done, total, unreadable)
+        )
     with watch.stage("plan"):
         config = plan(recipe, bundle, groups)
     with watch.stage("enrol"):

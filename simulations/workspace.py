@@ -117,7 +117,7 @@ def divide(recipe: Recipe) -> Groups:
     return partition_by_column(users, column, minimum_users=recipe.minimum_users)
 
 
-def encode(recipe: Recipe, progress: Callable[[str, int, int], None] | None = None) -> FeatureBundle:
+def encode(recipe: Recipe, progress: Callable[[str, int, int, int], None] | None = None) -> FeatureBundle:
     """The workspace's feature bundle, from the embedded encoders."""
     return build_bundle(
         open_catalogue(recipe.data),

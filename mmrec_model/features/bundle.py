@@ -42,7 +42,7 @@ from mmrec_model.features.transform import CatalogueTransform, fit_transform
 __all__ = ["FeatureBundle", "Items", "build_bundle", "item_text", "open_bundle", "open_transform"]
 
 NAMED_ITEMS = 20
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int, int], None]
 _CHUNK: Mapping[Modality, int] = {"text": 256, "image": 256, "audio": 32, "video": 8}
 _WORD = re.compile(r"\w+")
 
@@ -103,7 +103,7 @@ def build_bundle(
         encoders: at most one per modality; media without an encoder are left out.
         transform: how raw vectors become final ones.
         store: root of the content-addressed raw vectors.
-        progress: called with (modality, settled inputs, all inputs of the modality).
+        progress: called with (modality, settled inputs, all inputs of the modality, unreadable ones among the settled).
 
     Raises:
         EncoderError: an encoder cannot be loaded.
@@ -180,9 +180,9 @@ def _encode(
     given_N = np.array([one is not None for one in inputs], dtype=bool)
     given = [one for one in inputs if one is not None]
 
-    def report(settled: int) -> None:
+    def report(settled: int, unreadable: int) -> None:
         if progress is not None:
-            progress(config.modality, settled, len(given))
+            progress(config.modality, settled, len(given), unreadable)
 
     vectors, ok, encoded = store.get_or_encode(encoder, given, progress=report, chunk=_CHUNK[config.modality])
     raw_ND = np.zeros((len(inputs), encoder.dim), dtype=np.float32)

@@ -73,21 +73,15 @@ class FeatureStore:
         """
         keys = [media_key(encoder.digest, medium) for medium in inputs]
         media = {key: medium for key, medium in zip(keys, inputs, strict=True) if key is not None}
-        repeats = Counter(keys)
         try:
             with _locked(self._root / encoder.digest) as folder:
                 shard = _Shard(folder, encoder.dim)
                 missing = shard.missing(media)
+                tally = _Tally(Counter(keys), shard, progress)
+                tally.settle(set(tally.repeats) - set(missing))
                 parts = [missing[start : start + chunk] for start in range(0, len(missing), chunk)]
-                tally = _Tally(repeats, progress)
-                tally.settle([key for key in repeats if key not in set(missing)], shard)
-                with ThreadPoolExecutor(1, thread_name_prefix="store") as disk:
-                    written: Future[None] | None = None
-                    encoded = parts_of(encoder, [[media[key] for key in part] for part in parts])
-                    for part, (vectors, ok) in zip(parts, encoded, strict=True):
-                        if written is not None:
-                            written.result()
-                        ...
+                encoded = parts_of(encoder, [[media[key] for key in part] for part in parts])
+                _append_behind(shard, tally, zip(parts, encoded, strict=True))
                 return *shard.read(keys), len(missing)
         except OSError as error:
             raise FeatureError(
@@ -161,6 +155,36 @@ class _Shard:
         return self._mapped
 
 
+class _Tally:
+    """Which inputs are settled; an input counts as often as it was given."""
+
+    def __init__(self, repeats: Counter[str | None], shard: _Shard, progress: Progress | None) -> None:
+        self.repeats, self._shard, self._progress = repeats, shard, progress
+        self._settled = self._unreadable = 0
+
+    def settle(self, keys: Iterable[str | None]) -> None:
+        """Count `keys`, which the shard knows, or None for media that are absent, and report."""
+        for key in keys:
+            self._settled += self.repeats[key]
+            self._unreadable += self.repeats[key] if key is None or self._shard.entries[key].row is None else 0
+        if self._progress is not None:
+            self._progress(self._settled, self._unreadable)
+
+
+def _append_behind(shard: _Shard, tally: _Tally, chunks: Iterable[tuple[Sequence[str], tuple[Vectors, Mask]]]) -> None:
+    """Append every chunk while the next one is encoded; on an exception all finished chunks are still written."""
+    last: tuple[Sequence[str], Future[None]] | None = None
+    with ThreadPoolExecutor(1, thread_name_prefix="store") as disk:
+        for keys, (vectors, ok) in chunks:
+            if last is not None:
+                last[1].result()
+                tally.settle(last[0])
+            last = keys, disk.submit(shard.append, keys, vectors, ok & np.isfinite(vectors).all(axis=1))
+        if last is not None:
+            last[1].result()
+            tally.settle(last[0])
+
+
 def media_key(encoder_digest: str, medium: str | Path) -> str | None:
     """The store's key of a medium, or None for a file that cannot be read."""
     if isinstance(medium, Path):
@@ -190,11 +214,6 @@ def _parse_line(line: bytes) -> tuple[str, Entry] | None:
         return None
     plain = isinstance(key, str) and type(crc) is int and (row is None or type(row) is int)
     return (key, Entry(row, crc)) if plain and line.endswith(b"\n") else None
-
-
-def _report(progress: Progress | None, settled: int) -> None:
-    if progress is not None:
-        progress(settled)
 
 
 def _append(path: Path, content: bytes) -> None:
