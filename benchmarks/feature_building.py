@@ -78,24 +78,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _measure(case: Case, rounds: int) -> dict[str, float]:
-    bare, built = _bare(case), lambda: _build(case)[0]
+    bare, known = _bare(case), 0.0
     walls: dict[str, list[float]] = {"bare": [], "store": []}
     cpus: dict[str, list[float]] = {"bare": [], "store": []}
     for turn in range(rounds):
-        pair: list[tuple[str, Callable[[], Any]]] = [("bare", bare), ("store", built)]
-        for name, run in pair if turn % 2 else pair[::-1]:
-            wall, cpu = time.perf_counter(), time.process_time()
-            run()
-            walls[name].append(time.perf_counter() - wall)
-            cpus[name].append(time.process_time() - cpu)
+        with tempfile.TemporaryDirectory() as folder:
+            build = _builder(case, Path(folder))
+            pair = [("bare", bare), ("store", build)]
+            for name, run in pair if turn % 2 else pair[::-1]:
+                wall, cpu = _seconds(run)
+                walls[name].append(wall)
+                cpus[name].append(cpu)
+            known = _seconds(build)[0]
     count = len(case.inputs)
     return {
         "store_over_bare": _ratio(walls),
         "store_over_bare_cpu": _ratio(cpus),
         "bare_ms": round(1e3 * statistics.median(walls["bare"]) / count, 3),
         "store_ms": round(1e3 * statistics.median(walls["store"]) / count, 3),
-        "known_ms": round(1e3 * _build(case)[1] / count, 3),
+        "known_ms": round(1e3 * known / count, 3),
     }
+
+
+def _seconds(run: Callable[[], None]) -> tuple[float, float]:
+    """Wall and CPU seconds of this process's threads."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def _ratio(seconds: dict[str, list[float]]) -> float:
@@ -103,17 +112,15 @@ def _ratio(seconds: dict[str, list[float]]) -> float:
     return round(statistics.median(store / bare for store, bare in pairs), 3)
 
 
-def _build(case: Case) -> tuple[float, float]:
-    """Wall seconds of a build into an empty store, and of a second call on the full one."""
-    with tempfile.TemporaryDirectory() as folder:
-        seconds = []
-        for _ in range(2):
-            started = time.perf_counter()
-            _, ok, _ = FeatureStore(Path(folder)).get_or_encode(case.encoder, case.inputs, chunk=CHUNK)
-            seconds.append(time.perf_counter() - started)
+def _builder(case: Case, folder: Path) -> Callable[[], None]:
+    """A build into the store in `folder`; the second call finds everything."""
+
+    def build() -> None:
+        _, ok, _ = FeatureStore(folder).get_or_encode(case.encoder, case.inputs, chunk=CHUNK)
         if not ok.all():
             raise SystemExit("a medium of the benchmark could not be read")
-        return seconds[0], seconds[1]
+
+    return build
 
 
 def _bare(case: Case) -> Callable[[], None]:
@@ -123,7 +130,8 @@ def _bare(case: Case) -> Callable[[], None]:
     hook = network.register_forward_pre_hook(
         lambda _network, given, named: batches.append((given, named)), with_kwargs=True
     )
-    _build(case)
+    with tempfile.TemporaryDirectory() as folder:
+        _builder(case, Path(folder))()
     hook.remove()
 
     def replay() -> None:

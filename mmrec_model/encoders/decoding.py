@@ -8,7 +8,7 @@ Promises:
 4. A worker imports no torch; what it answers is read as plain arrays (`mmrec_model.encoders.reading`).
 
 Processes, not threads, because the code around libsndfile, scipy and FFmpeg holds the interpreter's lock, and because a
-decoder that crashes on a hostile file must not take the run with it; docs/decisions/decoding-workers.md has figures.
+decoder that crashes on a hostile file must not take the run with it; docs/features.md has figures.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ PATIENCE_SECONDS = 600.0
 _FAREWELL_SECONDS = 1.0
 _ATTEMPTS = 2
 _PIPE_BYTES = 1 << 20
+_BUFFER_BYTES = 1 << 16
 _log = logging.getLogger(__name__)
 
 Medium = TypeVar("Medium")
@@ -143,6 +144,7 @@ def _start() -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         env=environment,
         pipesize=_PIPE_BYTES,
+        bufsize=_BUFFER_BYTES,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, TypeAlias
 
@@ -71,14 +71,15 @@ def write_request(stream: IO[bytes], reading: Reading, path: Path) -> None:
     Raises:
         OSError: nobody reads.
     """
-    stream.write(json.dumps({**asdict(reading), "path": str(path)}).encode() + b"\n")
+    request = [reading.kind, reading.rate, reading.frames, reading.stride, str(path)]
+    stream.write(json.dumps(request).encode() + b"\n")
     stream.flush()
 
 
 def parse_request(line: bytes) -> tuple[Reading, Path]:
     """What `write_request` wrote."""
-    fields = json.loads(line)
-    return Reading(**{name: value for name, value in fields.items() if name != "path"}), Path(fields["path"])
+    *fields, path = json.loads(line)
+    return Reading(*fields), Path(path)
 
 
 def write_answer(stream: IO[bytes], arrays: Arrays | None) -> None:

@@ -149,3 +149,14 @@ def test_a_store_that_cannot_be_used_is_a_feature_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(FeatureError, match="file"):
         FeatureStore(tmp_path / "file").get_or_encode(CountingEncoder(), words(1))
+
+
+def test_a_full_disk_is_a_feature_error_although_writing_is_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(FeatureError, match="No space left"):
+        FeatureStore(tmp_path).get_or_encode(CountingEncoder(), words(8), chunk=3)
