@@ -58,7 +58,7 @@ def simulate(  # noqa: PLR0917 - one argument per option
     from simulations import federation, screen, workspace  # noqa: PLC0415
     from simulations.embedded import embedded_data  # noqa: PLC0415
 
-    with screen.Bars() as bars:
+    with Bars() as bars:
         watch = federation.Stopwatch()
         if finish:
             prepared = federation.reopen(out.resolve())

@@ -39,6 +39,13 @@ Progress = Callable[[int, int], None]
 """Told how many inputs are settled, and how many of them could not be read."""
 
 
+def vector_store() -> Path:
+    """Folder of raw vectors: `$MMREC_CACHE`, else `$XDG_CACHE_HOME/mmrec`, else `~/.cache/mmrec`."""
+    if named := os.environ.get("MMREC_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrec"
+
+
 class Entry(NamedTuple):
     """Where a medium's vector lies: row and CRC-32, or (None, 0) for a medium that could not be encoded."""
 
