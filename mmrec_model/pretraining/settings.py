@@ -9,7 +9,7 @@ from pydantic import Field
 from mmrec_model.canonical import canonical_json, sha256_hex
 from mmrec_model.config import Count, Modality, NonNegative, Positive, Strict, Width
 
-Task = Literal["mlm", "nsp", "mlm+nsp", "align", "masked-feature"]
+Task = Literal["mlm", "nsp", "mlm+nsp", "align"]
 TEXT_TASKS: tuple[Task, ...] = ("mlm", "nsp", "mlm+nsp")
 Trainable = Literal["audio", "video"]
 SMALL = "small"
@@ -20,7 +20,7 @@ class PretrainingSettings(Strict):
     """One pretraining.
 
     Attributes:
-        task: masked words, sentence pairs, both, alignment, or masked features.
+        task: masked words, sentence pairs, both, or alignment.
         seed: of weights, order, masks and the held-out part.
         epochs: most passes over the items.
         batch_size: items of a step.
@@ -28,7 +28,7 @@ class PretrainingSettings(Strict):
         weight_decay: of AdamW.
         held_out: share of the items that never train; they end the training and give the figures.
         patience: epochs without a better held-out loss that end the training.
-        width: of a state of the small text network, of the shared space, or of a masked-feature state.
+        width: of a state of the small text network, or of the shared space.
         max_tokens: tokens kept of a text.
         temperature: divides cosines inside the contrastive loss.
         train_encoder: the modality whose recurrent network is trained inside the alignment.
