@@ -1,6 +1,6 @@
 """A frozen encoder whose vectors are carried into a space that several modalities share (van den Oord et al. 2018).
 
-    FOLDER/config.json         {"mmrec": {"kind": "projected", ...}}: which encoder, by name and digest, and its settings
+    FOLDER/config.json         {"mmrec": {"kind": "projected", ...}}: which encoder, its digest and settings
     FOLDER/model.safetensors   the mean of its unit vectors and a linear map
     FOLDER/base/               the encoder itself, unless it has a published name
 

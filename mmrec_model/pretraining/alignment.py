@@ -65,19 +65,19 @@ class AlignmentObjective:
     def __init__(
         self, towers: Mapping[Modality, Tower], held_out_N: npt.NDArray[np.bool_], settings: PretrainingSettings
     ) -> None:
-        self.network: nn.Module = nn.ModuleDict(dict(towers)).to(settings.device)
+        self.network: nn.Module = nn.ModuleDict(dict(towers.items())).to(settings.device)
         self._towers, self._settings = towers, settings
         self._training, self._held_out = np.flatnonzero(~held_out_N), np.flatnonzero(held_out_N)
         pairs = list(combinations(towers, 2))
         self._pairs = [pair for pair in pairs if min(self._shared(pair, rows) for rows in self._sides) >= LEAST_SHARED]
         if not self._pairs:
             raise DataError(
-                f"no two of {', '.join(towers)} lie in {LEAST_SHARED} items of the training part and of the held-out one",
+                f"no two of {', '.join(towers)} lie in {LEAST_SHARED} items of both the training and the held-out part",
                 remedy="Give items at least two media each, or hold out a larger share",
             )
         self.modalities: tuple[Modality, ...] = tuple(one for one in towers if any(one in pair for pair in self._pairs))
-        count = sum(towers[modality].present_N.astype(int) for modality in self.modalities)
-        self._training = self._training[count[self._training] > 1]
+        count_N = np.sum([towers[modality].present_N for modality in self.modalities], axis=0)
+        self._training = self._training[count_N[self._training] > 1]
         self.steps = -(-len(self._training) // settings.batch_size)
 
     def losses(self, epoch: int) -> Iterator[Tensor]:

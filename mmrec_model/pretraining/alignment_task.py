@@ -1,12 +1,13 @@
 """Alignment from items to one encoder folder per modality, all of whose vectors lie in one space.
 
-    OUT/<modality>/         what `EncoderConfig.source` accepts (`mmrec_model.encoders.projected`), with a card of its own
-    OUT/<modality>/base/    the encoder behind the projection, if it has no published name or was trained here
-    OUT/pretraining.json    the card of the whole
+OUT/<modality>/         what `EncoderConfig.source` accepts (`mmrec_model.encoders.projected`), with a card of its own
+OUT/<modality>/base/    the encoder behind the projection, if it has no published name or was trained here
+OUT/pretraining.json    the card of the whole
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from mmrec_model.config import EncoderConfig, Modality
+from mmrec_model.encoders.image import ImageEncoder
 from mmrec_model.encoders.interface import OWN_LICENCE, Encoder
 from mmrec_model.encoders.projected import BASE_FOLDER, save_projected
 from mmrec_model.encoders.recurrent import RecurrentAudioEncoder, RecurrentFilmEncoder
@@ -37,10 +39,9 @@ from mmrec_model.pretraining.frozen_bases import (
 from mmrec_model.pretraining.loop import History, train
 from mmrec_model.pretraining.publication import Provenance, describe, result_folder, write_card
 from mmrec_model.pretraining.settings import PretrainingSettings
-from mmrec_model.pretraining.towers import FilmTower, FrozenTower, SoundTower, Tower
+from mmrec_model.pretraining.towers import FilmTower, FrozenTower, RecurrentTower, SoundTower, Tower
 
 _NOTE = "aligned with the other modalities of a public catalogue"
-_GRU = "trained from the start"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ def pretrain_alignment(corpus: Corpus, settings: PretrainingSettings, work: Path
             for modality, source in sources.items()
         }
     objective = AlignmentObjective({name: part.tower for name, part in parts.items()}, held_out_N, settings)
-    facts = {name: _base_facts(part) for name, part in parts.items() if name in objective.modalities}
+    facts: dict[str, Mapping[str, str]] = {
+        name: _base_facts(part) for name, part in parts.items() if name in objective.modalities
+    }
     known = "/".join([digest, *(f"{name}:{one['digest']}" for name, one in facts.items())])
     history = train(objective, settings, work, settings.fingerprint(known), progress)
     licences = {}
@@ -77,7 +80,7 @@ def pretrain_alignment(corpus: Corpus, settings: PretrainingSettings, work: Path
         folder = result_folder(work) / modality
         encoder = _write(folder, modality, parts[modality], settings)
         licences[modality] = encoder.licence
-        own = {modality: facts[modality]}
+        own: dict[str, Mapping[str, str]] = {modality: facts[modality]}
         provenance = Provenance(digest, len(corpus), int(held_out_N.sum()), own, encoder.licence)
         write_card(folder, describe(settings, provenance, history))
     together = Provenance(digest, len(corpus), int(held_out_N.sum()), facts, joint_licence(list(licences.values())))
@@ -85,16 +88,16 @@ def pretrain_alignment(corpus: Corpus, settings: PretrainingSettings, work: Path
     return history
 
 
-def _part(
+def _part(  # noqa: PLR0917 - what a modality is made of
     corpus: Corpus, modality: Modality, source: str, held_out_N: npt.NDArray[np.bool_],
     settings: PretrainingSettings, progress: Progress,
 ) -> _Part:  # fmt: skip
     config = encoder_config(modality, source, settings)
     if modality == settings.train_encoder:
-        paths, seed = corpus.media[modality], settings.seed
+        paths = corpus.media[modality]
         if modality == "audio":
-            return _Part(SoundTower(corpus.item_ids, paths, settings.width, seed, settings.workers), None)
-        return _Part(FilmTower(corpus.item_ids, paths, settings.width, seed, _pictures(settings), config), None)
+            return _Part(SoundTower(corpus.item_ids, paths, settings), None)
+        return _Part(FilmTower(corpus.item_ids, paths, settings, image=_pictures(settings), config=config), None)
     base = encode_items(corpus, config, progress)
     if not (base.present_N & ~held_out_N).any():
         raise UsageError(
@@ -103,13 +106,13 @@ def _part(
     return _Part(FrozenTower(base.raw_ND, base.present_N, held_out_N, settings.width), base)
 
 
-def _pictures(settings: PretrainingSettings):  # type: ignore[no-untyped-def]
+def _pictures(settings: PretrainingSettings) -> ImageEncoder:
     return load_image_encoder(EncoderConfig(modality="image", device=settings.device))
 
 
 def _base_facts(part: _Part) -> dict[str, str]:
     if part.base is None:
-        return {"name": f"gru, {_GRU}", "digest": ""}
+        return {"name": "gru, trained from the start", "digest": ""}
     return {"name": part.base.encoder.name, "digest": part.base.encoder.digest}
 
 
@@ -120,7 +123,7 @@ def _write(folder: Path, modality: Modality, part: _Part, settings: PretrainingS
         base, config = part.base.encoder, part.base.config
     else:
         inside = folder / BASE_FOLDER
-        recurrence = part.tower.recurrence  # type: ignore[attr-defined]
+        recurrence = part.tower.recurrence if isinstance(part.tower, RecurrentTower) else None
         if isinstance(recurrence, RecurrentAudioEncoder):
             save_audio_network(inside, recurrence, note=_NOTE)
         elif isinstance(recurrence, RecurrentFilmEncoder):

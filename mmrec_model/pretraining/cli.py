@@ -32,8 +32,8 @@ def pretrain(  # noqa: PLR0917 - one argument per option
     base: Annotated[
         list[str] | None,
         typer.Option(
-            help="Encoder to start from: a folder, a hub id, 'embedded' or, for texts, 'small' (the default). For align "
-            "MODALITY=SOURCE, once per modality; by default all, embedded."
+            help="Encoder to start from: a folder, a hub id, 'embedded' or, for mlm and nsp, 'small' (the default). "
+            "For align MODALITY=SOURCE, once per modality; by default all, embedded."
         ),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Most passes over the items.")] = 20,
@@ -52,7 +52,9 @@ def pretrain(  # noqa: PLR0917 - one argument per option
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order, masks and held-out items.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode media.")] = 0,
     device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder, or an unfinished training.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the folder, or an unfinished training.")
+    ] = False,
 ) -> None:
     """Pretrain an encoder on a public catalogue; an interrupted training goes on where it stopped."""
     chosen = {"max_tokens": max_tokens, "temperature": temperature, "train_encoder": train_encoder}

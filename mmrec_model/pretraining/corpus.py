@@ -69,7 +69,7 @@ class Corpus:
         return sha256_hex(canonical_json(described))
 
     def held_out(self, seed: int, share: float) -> npt.NDArray[np.bool_]:
-        """bool [N]: whether an item never trains; at least two items, or texts, on either side."""
+        """Whether an item never trains, bool [N]; at least two items, or texts, on either side."""
         keys = [text or f"\0{item}" for text, item in zip(self.texts, self.item_ids, strict=True)]
         ranked = sorted(set(keys), key=lambda key: sha256_hex(f"{seed}\0{key}".encode("utf-8", "surrogatepass")))
         kept_back = set(ranked[: max(LEAST_HELD_OUT, round(share * len(ranked)))])

@@ -53,8 +53,8 @@ def chosen_modalities(corpus: Corpus, settings: PretrainingSettings) -> dict[Mod
     absent = [modality for modality in wanted if modality not in corpus.modalities]
     if absent or len(wanted) < 2:
         raise UsageError(
-            f"the catalogue has {', '.join(corpus.modalities) or 'nothing'}, asked for is {', '.join(wanted) or 'nothing'}, "
-            "the least is two that it has",
+            f"the catalogue has {', '.join(corpus.modalities) or 'nothing'}, asked for is "
+            f"{', '.join(wanted) or 'nothing'}, the least is two that it has",
             remedy="Name modalities that the items have with --base MODALITY=SOURCE",
         )
     return {modality: wanted[modality] for modality in corpus.modalities if modality in wanted}

@@ -6,8 +6,8 @@ Promises:
 2. The weights at the end are those of the epoch with the least held-out loss; the epochs after it are forgotten.
 3. A checkpoint of other settings, data or base is refused, never continued.
 
-AdamW (Loshchilov & Hutter 2019), gradients cut at norm 1; the rate warms up over a tenth of all steps and falls linearly
-to 0 (Devlin et al. 2019, appendix A.2).
+AdamW (Loshchilov & Hutter 2019), gradients cut at norm 1; the rate warms up over a tenth of all steps and falls to 0
+ (Devlin et al. 2019, appendix A.2).
 """
 
 from __future__ import annotations

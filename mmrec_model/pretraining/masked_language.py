@@ -1,8 +1,8 @@
 """Masked language modelling: predict 15 % of a text's tokens from the others (Devlin et al. 2019, section 3.1).
 
 Of the chosen tokens 80 % are masked, 10 % are random, 10 % stay. The output matrix is the input embedding; its bias
-starts at the log frequency of every token, so training starts at what a count of words knows. The limit that the held-out
-loss is compared with is the entropy of the held-out tokens' own frequencies: no guess that ignores the sentence can be
+starts at the log frequency of every token, so training starts at what a count of words knows. What the held-out loss is
+compared with is the entropy of the held-out tokens' own frequencies: no guess that ignores the sentence can be
 better. Shapes: M masked tokens, V vocabulary, D width.
 """
 

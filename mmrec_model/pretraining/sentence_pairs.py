@@ -1,4 +1,4 @@
-"""Next-sentence pairs of a catalogue's texts: does the second part continue the first? (Devlin et al. 2019, section 3.1)
+"""Next-sentence pairs of a catalogue's texts (Devlin et al. 2019, section 3.1).
 
 An item's title is its first sentence. A text is cut between two of its sentences; half of the pairs keep their second
 part, half get the second part of another item. Every pair is a function of seed and epoch.

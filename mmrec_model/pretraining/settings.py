@@ -50,7 +50,7 @@ class PretrainingSettings(Strict):
     max_tokens: Annotated[int, Field(ge=8, le=512)] = 128
     temperature: Positive = 0.1
     train_encoder: Trainable | None = None
-    bases: dict[Modality, str] = {}
+    bases: dict[Modality, str] = Field(default_factory=dict)
     workers: Annotated[int, Field(ge=0, le=64)] = 0
     device: str = "cpu"
 

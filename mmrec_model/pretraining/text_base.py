@@ -84,7 +84,7 @@ def load_text_base(texts: Sequence[str], settings: PretrainingSettings) -> TextB
 def _small(texts: Sequence[str], settings: PretrainingSettings) -> TextBase:
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast  # noqa: PLC0415 - seconds to import
 
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=_learn_tokens(texts), model_max_length=settings.max_tokens, **SPECIAL
     )
     shape = BertConfig(

@@ -163,9 +163,7 @@ class TextObjective:
         """Both losses, the scores of masked tokens [M, V] and of pairs [B, 2]; zeros for what is not trained."""
         parts: _Parts = self.network  # type: ignore[assignment]
         pair_types = {"token_type_ids": batch.types_BT} if self._base.marks_pairs and self._pairs else {}
-        state_BTD = parts.encoder(
-            input_ids=batch.ids_BT, attention_mask=batch.mask_BT, **pair_types
-        ).last_hidden_state
+        state_BTD = parts.encoder(input_ids=batch.ids_BT, attention_mask=batch.mask_BT, **pair_types).last_hidden_state
         nothing = state_BTD.new_zeros(())
         words_loss, scores_MV, pairs_loss, scores_B2 = nothing, nothing, nothing, nothing
         if parts.words is not None:

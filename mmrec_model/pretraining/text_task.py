@@ -43,14 +43,13 @@ def pretrain_text(corpus: Corpus, settings: PretrainingSettings, work: Path, pro
 
 def _texts(corpus: Corpus, chosen_N: npt.NDArray[np.bool_]) -> Texts:
     documents = [sentences_of(*pair) for pair in zip(corpus.titles, corpus.descriptions, strict=True)]
-    ids, texts, kept = (tuple(compress(column, chosen_N)) for column in (corpus.item_ids, corpus.texts, documents))
-    return Texts(ids, texts, kept)
+    ids, texts = (tuple(compress(column, chosen_N)) for column in (corpus.item_ids, corpus.texts))
+    return Texts(ids, texts, tuple(compress(documents, chosen_N)))
 
 
 def _save(base: TextBase, folder: Path) -> None:
     """The encoder alone; the heads have done their work."""
     network = base.network.cpu()
-    network.config._name_or_path = ""  # type: ignore[union-attr, operator]  # noqa: SLF001 - it would name this machine's folder
     try:
         with quiet_transformers():
             network.save_pretrained(folder)  # type: ignore[operator]

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -28,26 +26,29 @@ from mmrec_model.encoders.reading import Arrays, Reading
 from mmrec_model.encoders.recurrent import RecurrentAudioEncoder, RecurrentFilmEncoder, RecurrentSettings, pad_frames
 from mmrec_model.encoders.sounds import BANDS
 from mmrec_model.features.transform import fit_transform
+from mmrec_model.pretraining.settings import PretrainingSettings
 
 _AXES = 64
 """Principal axes of frozen vectors that a head reads; more would let it learn a small catalogue by heart."""
-_CROPS = {"crop_share": 0.6, "flip_rate": 0.0}
+_CROP_SHARE, _FLIP_RATE = 0.6, 0.0
 """Films are not mirrored: which way something moves may be what the text says."""
 
 
-class Tower(Protocol):
-    """Items to unit vectors of the shared space; a `torch.nn.Module`."""
+class Tower(nn.Module):
+    """Items to unit vectors of the shared space: called with rows that all have the modality, and an epoch or None.
+
+    Attributes:
+        present_N: whether an item has the modality, readable.
+    """
 
     present_N: Mask
 
-    def __call__(self, rows: list[int], epoch: int | None) -> Tensor:
-        """Unit vectors [B, K] of the items of `rows`, which all have the modality."""
-
     def projection(self) -> Projection:
         """What a `ProjectedEncoder` needs behind the base."""
+        raise NotImplementedError
 
 
-class FrozenTower(nn.Module):
+class FrozenTower(Tower):
     """A head over the whitened principal axes of frozen vectors, both fitted on training items alone."""
 
     def __init__(self, raw_ND: Vectors, present_N: Mask, held_out_N: npt.NDArray[np.bool_], width: int) -> None:
@@ -68,14 +69,12 @@ class FrozenTower(nn.Module):
         return Projection(torch.from_numpy(self._fit.mean_D), torch.from_numpy(self._fit.axes_DK @ head_KP.T))
 
 
-class _RecurrentTower(nn.Module):
+class RecurrentTower(Tower):
     """What sound and film share: decoding, the recurrence, the head."""
-
-    recurrence: RecurrentAudioEncoder | RecurrentFilmEncoder
 
     def __init__(self, recurrence: nn.Module, dim: int, paths: Sequence[Path | None], width: int) -> None:
         super().__init__()
-        self.recurrence = recurrence  # type: ignore[assignment]
+        self.recurrence = recurrence
         self.head = nn.Linear(dim, width, bias=False)
         self._paths = paths
         self.present_N = np.zeros(len(paths), dtype=bool)
@@ -97,13 +96,13 @@ class _RecurrentTower(nn.Module):
         return normalize(self.head(self.recurrence(frames_BFD.to(self.head.weight.device), lengths_B)))
 
 
-class SoundTower(_RecurrentTower):
+class SoundTower(RecurrentTower):
     """A recurrent network over log-mel levels, with SpecAugment in training."""
 
-    def __init__(self, ids: Sequence[str], paths: Sequence[Path | None], width: int, seed: int, workers: int) -> None:
-        network = RecurrentAudioEncoder(RecurrentSettings(width=BANDS, hidden=width // 2))
-        super().__init__(network, network.dim, paths, width)
-        self._ids, self._augmentation = ids, Augmentation(seed)
+    def __init__(self, ids: Sequence[str], paths: Sequence[Path | None], settings: PretrainingSettings) -> None:
+        network = RecurrentAudioEncoder(RecurrentSettings(width=BANDS, hidden=settings.width // 2))
+        super().__init__(network, network.dim, paths, settings.width)
+        self._ids, self._augmentation, workers = ids, Augmentation(settings.seed), settings.workers
         self._decoder: Decoder[Tensor] = Decoder(Reading("levels"), _levels, workers=workers, ahead=workers)
         self._find_readable(self._decoder)
 
@@ -117,17 +116,22 @@ class SoundTower(_RecurrentTower):
         return self._project(levels)
 
 
-class FilmTower(_RecurrentTower):
+class FilmTower(RecurrentTower):
     """A recurrent network over the frames' vectors of a frozen picture network, with one crop per film in training."""
 
     def __init__(
-        self, ids: Sequence[str], paths: Sequence[Path | None], width: int, seed: int, image: ImageEncoder,
+        self,
+        ids: Sequence[str],
+        paths: Sequence[Path | None],
+        settings: PretrainingSettings,
+        *,
+        image: ImageEncoder,
         config: EncoderConfig,
-    ) -> None:  # fmt: skip
-        network = RecurrentFilmEncoder(RecurrentSettings(width=image.dim, hidden=width // 2))
-        super().__init__(network, network.dim, paths, width)
+    ) -> None:
+        network = RecurrentFilmEncoder(RecurrentSettings(width=image.dim, hidden=settings.width // 2))
+        super().__init__(network, network.dim, paths, settings.width)
         self._ids, self._image = ids, image
-        self._augmentation = Augmentation(seed, **_CROPS)
+        self._augmentation = Augmentation(settings.seed, crop_share=_CROP_SHARE, flip_rate=_FLIP_RATE)
         reading = Reading("film", frames=config.frames, stride=config.stride)
         self._decoder: Decoder[list[Tensor]] = Decoder(
             reading, self._prepare, workers=config.workers, ahead=config.workers
@@ -142,7 +146,7 @@ class FilmTower(_RecurrentTower):
             if film is not None
         ]
         vectors_ND = torch.from_numpy(self._image.encode_prepared([frame for film in films for frame in film]))
-        return self._project(list(vectors_ND.split([len(film) for film in films])))
+        return self._project(list(torch.split(vectors_ND, [len(film) for film in films])))
 
     def _prepare(self, frames: Arrays) -> list[Tensor]:
         return [self._image.prepare(Image.fromarray(frame)) for frame in frames]
