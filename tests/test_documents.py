@@ -58,3 +58,18 @@ def test_every_command_of_the_readme_runs(command: str, small_partner: Path, tmp
     environment = {**os.environ, "MMREC_CACHE": str(small_partner.parent / "vectors")}
     done = subprocess.run([program, *words], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", commands(ROOT / "docs" / "pretraining.md"))
+def test_every_command_of_the_pretraining_page_runs(command: str, small_partner: Path, tmp_path: Path) -> None:
+    words = [str(small_partner) if word == "FOLDER" else word for word in shlex.split(command)]
+    words = [str(tmp_path / word) if word.startswith("runs/") else word for word in words]
+    script = (
+        "import typer; from mmrec_model.pretraining.cli import register; "
+        "app = typer.Typer(); app.callback()(lambda: None); register(app); app()"
+    )
+    environment = {**os.environ, "MMREC_CACHE": str(small_partner.parent / "vectors")}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words], capture_output=True, text=True, env=environment, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr

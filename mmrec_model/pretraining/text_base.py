@@ -109,15 +109,24 @@ def _small(texts: Sequence[str], settings: PretrainingSettings) -> TextBase:
 
 
 def _learn_tokens(texts: Sequence[str]) -> Any:
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers  # noqa: PLC0415
+    """A WordPiece tokenizer of the texts.
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL["unk_token"]))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    The library numbers inner characters as it meets them in a hash table, which differs from process to process; they
+    are named beforehand in order, so that the same texts give the same tokens.
+    """
+    from tokenizers import models, processors, trainers  # noqa: PLC0415 - seconds to import
+
+    trained = _word_pieces(models.WordPiece(unk_token=SPECIAL["unk_token"]))
+    inner = [f"##{character}" for character in sorted({one for text in texts for one in _plain(trained, text)})]
     trainer = trainers.WordPieceTrainer(
-        vocab_size=LARGEST_VOCABULARY, min_frequency=2, special_tokens=list(SPECIAL.values()), show_progress=False
+        vocab_size=LARGEST_VOCABULARY,
+        min_frequency=2,
+        special_tokens=[*SPECIAL.values(), *inner],
+        show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    trained.train_from_iterator(texts, trainer)
+    tokenizer = _word_pieces(models.WordPiece(vocab=trained.get_vocab(), unk_token=SPECIAL["unk_token"]))
+    tokenizer.add_special_tokens(list(SPECIAL.values()))
     first, second = SPECIAL["cls_token"], SPECIAL["sep_token"]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{first} $A {second}",
@@ -125,6 +134,21 @@ def _learn_tokens(texts: Sequence[str]) -> Any:
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in (first, second)],
     )
     return tokenizer
+
+
+def _word_pieces(model: Any) -> Any:
+    from tokenizers import Tokenizer, normalizers, pre_tokenizers  # noqa: PLC0415 - seconds to import
+
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+def _plain(tokenizer: Any, text: str) -> str:
+    """The characters that tokens are made of."""
+    normal: str = tokenizer.normalizer.normalize_str(text)
+    return "".join(normal.split())
 
 
 def _published(source: str, settings: PretrainingSettings) -> TextBase:

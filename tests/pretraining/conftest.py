@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,8 @@ import pytest
 import soundfile
 from PIL import Image
 
+from simulations.synthetic.writing import MOODS, ORIGINS, WORDS, write_item
+
 COLOURS = {
     "red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "yellow": (230, 220, 40),
     "white": (240, 240, 240), "black": (10, 10, 10),
@@ -20,10 +21,6 @@ TOPICS = {
     "sea": ("ship", "anchor", "harbour", "sail"), "sky": ("cloud", "star", "comet", "moon"),
     "farm": ("cow", "plough", "barn", "wheat"), "town": ("street", "tower", "market", "bridge"),
 }  # fmt: skip
-
-
-def nothing(stage: str, done: int, total: int, unreadable: int) -> None:
-    """A progress that nobody watches."""
 
 
 @pytest.fixture(scope="session")
@@ -49,11 +46,21 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def stories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 texts of the synthetic set, without media; the sentences of a text are on one topic."""
+    folder = tmp_path_factory.mktemp("stories")
+    rng = np.random.default_rng(0)
+    topics, moods, origins = (list(one) for one in (WORDS, MOODS, ORIGINS))
+    rows = [
+        write_item({"topic": topics[item % 12], "mood": moods[item % 4], "origin": origins[item % 6]}, rng)
+        for item in range(400)
+    ]
+    table = {"item_id": [f"i{item}" for item in range(400)], "title": [one for one, _ in rows]}
+    pq.write_table(pa.table(table | {"text": [one for _, one in rows]}), folder / "items.parquet")
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMREC_CACHE", str(tmp_path_factory.getbasetemp() / "pretraining-vectors"))
-
-
-@pytest.fixture
-def progress() -> Callable[[str, int, int, int], None]:
-    return nothing

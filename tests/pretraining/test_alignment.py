@@ -28,9 +28,7 @@ BASES = {"text": "embedded", "image": "embedded"}
 
 def run(data: Path, out: Path, **more: Any) -> Path:
     chosen: dict[str, Any] = {"task": "align", "width": 16, "held_out": 0.25, "epochs": 15, "learning_rate": 1e-2}
-    run_pretraining(
-        data, out, PretrainingSettings(**(chosen | more)), overwrite=False, progress=lambda *_: None
-    )
+    run_pretraining(data, out, PretrainingSettings(**(chosen | more)), overwrite=False, progress=lambda *_: None)
     return out
 
 
