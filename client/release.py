@@ -8,7 +8,7 @@ is found again and sent as it was. What leaves is the `Reply` fields and the arr
     DESCRIBE    name, public number of users                                                price 0
     POPULARITY  noised item counts                                                          one Gaussian release
     TRAIN       change of the trained weights after noised, clipped steps; witness block    sampled Gaussian steps
-    these three the signed head of the ledger and the proof that it only grew               price 0
+    these three the signed head of the ledger, the proof that it only grew, own rotations   price 0
     any kind    a refusal: a policy code and a text without private values                  price 0
 """
 
@@ -213,6 +213,7 @@ def _reply(
         ledger_head=shown.ledger_head if shown else "",
         head=shown.head if shown else "",
         growth=shown.growth if shown else "",
+        rotations=shown.rotations if shown else "",
         refusal=refusal,
         refusal_text=refusal_text,
     )

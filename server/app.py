@@ -17,6 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 from mmrec_model.config import RunConfig, parse_config
 from mmrec_model.errors import ConfigError, MmrecError, ModelError
 from mmrec_model.model.recommender import initial_state
+from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.protocol import PRIOR, WITNESS, Arrays
 from server.checkpoint import CheckpointStore, Snapshot, export_state
 from server.journal import Journal, WaveFacts
@@ -58,16 +59,15 @@ def coordinate(grid: Grid, workspace: Path, initial: Callable[[RunConfig], Array
     folder = workspace / "coordinator"
     journal = Journal(folder / "run.jsonl")
     try:
-        snapshot = _train(grid, config, folder, journal, initial)
+        with Sites.open(folder) as sites:
+            snapshot = _train(grid, config, journal, initial, sites)
+            return _export(snapshot, config, journal)
     except MmrecError as error:
-        facts = error.facts.to_json() if isinstance(error, VoidWave) else {}
-        journal.write("failed", problem=error.problem, remedy=error.remedy, **facts)
+        # The journal of a folder belongs to the coordinator that holds its lock.
+        if not (isinstance(error, LedgerFault) and error.code is FaultCode.LOCKED):
+            facts = error.facts.to_json() if isinstance(error, VoidWave) else {}
+            journal.write("failed", problem=error.problem, remedy=error.remedy, **facts)
         raise
-    store = CheckpointStore(folder / "rounds", config.digest)
-    final = store.averaged(snapshot, config.training.averaged_share)
-    export_state(folder / "final.safetensors", final, run_id=config.run_id, plan_digest=config.digest)
-    journal.write("finished", round=final.round, model_digest=final.digest)
-    return final
 
 
 def read_plan(path: Path) -> RunConfig:
@@ -82,10 +82,9 @@ def read_plan(path: Path) -> RunConfig:
 
 
 def _train(
-    grid: Grid, config: RunConfig, folder: Path, journal: Journal, initial: Callable[[RunConfig], Arrays]
+    grid: Grid, config: RunConfig, journal: Journal, initial: Callable[[RunConfig], Arrays], sites: Sites
 ) -> Snapshot:
-    store = CheckpointStore(folder / "rounds", config.digest)
-    sites = Sites.open(folder)
+    store = _store(config, journal)
     nodes = online(grid, minimum=config.minimum_cohort, timeout=config.round_timeout)
     enrolment, facts = describe(grid, config, nodes, sites)
     journal.write("described", users=dict(enrolment.users), **facts.to_json())
@@ -112,6 +111,18 @@ def _train(
         timeout=config.round_timeout,
     )
     return strategy.snapshot
+
+
+def _export(snapshot: Snapshot, config: RunConfig, journal: Journal) -> Snapshot:
+    final = _store(config, journal).averaged(snapshot, config.training.averaged_share)
+    path = journal.path.with_name("final.safetensors")
+    export_state(path, final, run_id=config.run_id, plan_digest=config.digest)
+    journal.write("finished", round=final.round, model_digest=final.digest)
+    return final
+
+
+def _store(config: RunConfig, journal: Journal) -> CheckpointStore:
+    return CheckpointStore(journal.path.with_name("rounds"), config.digest)
 
 
 def _checked(state: Arrays) -> Arrays:
