@@ -26,7 +26,7 @@ class Policy(Strict):
         max_delta: largest delta a plan may use; it must also stay below 1 / users.
         relation: neighbouring relation a plan must use.
         minimum_users: a partner with fewer users does not take part.
-        max_history: interactions of one user that a step may see.
+        max_history: interactions of one user that a step may see; also the outcomes that heads may see.
         max_rounds: rounds of one run.
         max_steps: private steps of one run, over all rounds.
         max_grad_norm: largest clipping bound.
@@ -114,6 +114,7 @@ def check_run(
         ("clip", privacy.max_grad_norm, policy.max_grad_norm),
         ("sample-rate", training.sample_rate, policy.max_sample_rate),
         ("history", training.max_history, policy.max_history),
+        ("feedback", training.max_feedback if config.model.heads else 0, policy.max_history),
         ("popularity-cap", privacy.popularity_cap, policy.max_history),
         ("trained-weights", trained_weights, policy.max_trained_weights),
     ]

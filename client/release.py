@@ -162,7 +162,10 @@ def _make_popularity(site: Site, reserve: Record, config: RunConfig, _state: Arr
 def _make_update(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
     place = f"{reserve.text('run_id')}/{reserve.whole('round')}/{reserve.whole('attempt')}"
     noise = site.noise(f"train/{place}")
-    trained = train_round(config, site.items, site.dataset.train, state, users=site.config.users, noise=noise)
+    labels = site.dataset.labels(config.model.categories)
+    trained = train_round(
+        config, site.items, site.dataset.train, state, users=site.config.users, noise=noise, labels=labels
+    )
     event = committed_event(config, noise_multiplier=trained.noise_multiplier, steps=trained.steps)
     arrays = dict(trained.update)
     if trained.witness.size:

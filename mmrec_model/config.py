@@ -7,6 +7,7 @@ key and the limit. `RunConfig` is public: it holds no statistic of any partner's
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,11 +19,20 @@ Modality = Literal["text", "image", "audio", "video"]
 MODALITIES: tuple[Modality, ...] = ("text", "image", "audio", "video")
 """All modalities, in the order of every modality axis of the system."""
 
+HeadName = Literal["ctr", "cvr", "rating", "category"]
+HEADS: tuple[HeadName, ...] = ("ctr", "cvr", "rating", "category")
+"""All heads beside the ranking, in the order in which they are built, trained and reported."""
+RankingLoss = Literal["sampled_softmax", "bpr", "bce"]
+RANKING_LOSSES: tuple[RankingLoss, ...] = ("sampled_softmax", "bpr", "bce")
+HOUR_BUCKETS, WEEKDAYS = 8, 7
+"""Public buckets of a moment: three hours of the day (UTC) each, and the days of the week from Monday."""
+
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=2, le=4096)]
+Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -80,6 +90,13 @@ class ModelConfig(Strict):
         popularity_weight: weight of the standardised log popularity prior, once released.
         fused_scale: size of the fused part beside the diagonal one; a smaller part collects less noise.
         temperature: multiplies all scores inside the loss; rankings do not depend on it.
+        heads: what else is learned beside the ranking, and the weight of its loss in a user's loss; empty for none.
+        cvr_loss: `conditional` learns conversions on clicked rows alone; `esmm` learns pCTR * pCVR on all shown rows,
+            which needs the head `ctr`.
+        ctr_scorer: what scores a row for the head `ctr`.
+        base_rates: public guesses of the click and the conversion rate, from which these heads start.
+        rating_scale: public lowest and highest rating; ratings outside count as the nearer end.
+        categories: public names of the catalogue's categories; an item of another category has none.
     """
 
     hidden: Width = 16
@@ -88,6 +105,28 @@ class ModelConfig(Strict):
     popularity_weight: NonNegative = 0.1
     fused_scale: Positive = 0.5
     temperature: Positive = 10.0
+    heads: dict[HeadName, Positive] = {}
+    cvr_loss: Literal["conditional", "esmm"] = "conditional"
+    ctr_scorer: Literal["bilinear", "deepfm"] = "bilinear"
+    base_rates: dict[Literal["ctr", "cvr"], Rate] = {"ctr": 0.1, "cvr": 0.1}
+    rating_scale: tuple[float, float] = (1.0, 5.0)
+    categories: Annotated[tuple[str, ...], Field(max_length=4096)] = ()
+
+    @model_validator(mode="after")
+    def _heads_have_what_they_need(self) -> Self:
+        if self.cvr_loss == "esmm" and not {"ctr", "cvr"} <= set(self.heads):
+            raise ValueError("cvr_loss 'esmm' needs the heads 'ctr' and 'cvr'")
+        if self.ctr_scorer == "deepfm" and "ctr" not in self.heads:
+            raise ValueError("ctr_scorer 'deepfm' needs the head 'ctr'")
+        if "category" in self.heads and len(self.categories) < 2:
+            raise ValueError("the head 'category' needs at least 2 names in categories")
+        if len(set(self.categories)) != len(self.categories):
+            raise ValueError("categories has a name twice")
+        if not -math.inf < self.rating_scale[0] < self.rating_scale[1] < math.inf:
+            raise ValueError("rating_scale must be a finite lowest rating below a finite highest one")
+        if set(self.base_rates) != {"ctr", "cvr"}:
+            raise ValueError("base_rates needs exactly 'ctr' and 'cvr'")
+        return self
 
 
 class TrainingConfig(Strict):
@@ -104,6 +143,8 @@ class TrainingConfig(Strict):
             (post-processing; 0 exports the last state alone).
         max_history: interactions of a user that a step may see; the bound of the unit of privacy.
         negatives: catalogue items drawn per user and step.
+        loss: how an item of the history is held against the negatives; each is a mean inside one user.
+        max_feedback: outcomes of a user (shown, clicked, converted, rated) that a step with heads may see.
         micro_batch: users whose activations are held in memory at once.
         witness_coordinates: numbers of pure noise beside every update, which show that the noise is there and fresh
             (`mmrec_model.privacy.witness`); 0 for none.
@@ -118,6 +159,8 @@ class TrainingConfig(Strict):
     averaged_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     max_history: Count = 32
     negatives: Count = 64
+    loss: RankingLoss = "sampled_softmax"
+    max_feedback: Count = 32
     micro_batch: Count = 64
     witness_coordinates: Annotated[int, Field(ge=0, le=65_536)] = 1024
 

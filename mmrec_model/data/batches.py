@@ -29,6 +29,7 @@ from mmrec_model.errors import DataError
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _HISTORY_STREAM = 0x6869_7374_6F72_7900
 _NEGATIVE_STREAM = 0x6E65_6761_7469_7600
+_PLACE_STREAM = 0x706C_6163_6573_0000
 _MASK_64 = (1 << 64) - 1
 
 
@@ -84,6 +85,31 @@ def draw_batch(
     history_BK, mask_BK = _bounded(rows, max_history, _keys(users_B, seed ^ _HISTORY_STREAM))
     negatives_BN = _negatives(rows, n_items, negatives, _keys(users_B, seed ^ _NEGATIVE_STREAM))
     return UserBatch(history_BK, mask_BK, negatives_BN)
+
+
+def draw_places(
+    offsets: NDArray[np.int64], users: NDArray[np.int64], *, most: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Rows of a compressed table that a step may see: all of a user's, or a uniformly random `most` of them.
+
+    The laws 1 to 3 above hold, for rows of any kind; the draws are independent of those of `draw_batch`.
+
+    Args:
+        offsets: [U + 1]; user u owns the rows `offsets[u]:offsets[u + 1]`.
+        users: [B] user indices; may be empty.
+        most: at least 1.
+        seed: any integer; 64 bits of it count.
+
+    Returns:
+        Row numbers [B, most], in order, 0 where padded; and a mask, real rows first.
+
+    Raises:
+        DataError: an argument is outside its range.
+    """
+    users_B = np.asarray(users, dtype=np.int64)
+    table = Histories(offsets, np.arange(offsets[-1], dtype=np.int64))
+    _check(table, users_B, 1, most, 0)
+    return _bounded(_gathered(table, users_B), most, _keys(users_B, seed ^ _PLACE_STREAM))
 
 
 def _check(histories: Histories, users_B: NDArray[np.int64], n_items: int, max_history: int, negatives: int) -> None:

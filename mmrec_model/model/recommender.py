@@ -21,6 +21,8 @@ from mmrec_model.config import Modality, ModelConfig, RunConfig
 from mmrec_model.errors import ModelError
 from mmrec_model.model.dimension_weights import DimensionWeights
 from mmrec_model.model.fusion import AttentionFusion
+from mmrec_model.model.heads.heads import Heads
+from mmrec_model.model.heads.outcomes import Pairs
 from mmrec_model.model.history import HistoryTower, content_profiles, visible_history
 from mmrec_model.model.items import Items
 from mmrec_model.protocol import Arrays
@@ -52,6 +54,7 @@ class MultimodalRecommender(nn.Module):
         public = [*(config.modality_weights.get(name, 0.0) for name in dims), config.popularity_weight]
         self.public_weights: Tensor
         self.register_buffer("public_weights", torch.tensor(public), persistent=False)
+        self.heads = Heads(config, len(public))
 
     def forward(self, items: Items, mask_BK: Tensor, candidates: Items | None = None) -> Tensor:
         """Scores.
@@ -76,6 +79,18 @@ class MultimodalRecommender(nn.Module):
         residual: Tensor = self.interaction(users_BTH) @ vectors.transpose(-1, -2)
         fused: Tensor = self.config.fused_scale * (residual + self.item_bias(vectors).transpose(-1, -2))
         return terms_BTLS.sum(-1) + self._signal(terms_BTLS) + self._weighted(profiles, scored) + fused
+
+    def user_vectors(self, history: Items, visible_BTK: Tensor) -> Tensor:
+        """The user as each of T queries sees the history `[B, K]`, `[B, T, H]`."""
+        users_BTH: Tensor = self.tower(self.fusion(history), visible_BTK)
+        return users_BTH
+
+    def pairs(self, history: Items, visible_BFK: Tensor, rows: Items) -> Pairs:
+        """What the heads read: the user of query f beside item f of the rows `[B, F]`, with the free terms of both."""
+        profiles = content_profiles(history, visible_BFK)
+        similarities = [(profiles[name] * vectors).sum(-1) for name, vectors in rows.vectors.items()]
+        terms_BFS = self.public_weights * torch.stack([*similarities, rows.prior], dim=-1)
+        return Pairs(self.user_vectors(history, visible_BFK), self.fusion(rows), self.config.temperature * terms_BFS)
 
     def _terms(self, profiles: Mapping[Modality, Tensor], scored: Items) -> Tensor:
         similarities = [profiles[name] @ rows.transpose(-1, -2) for name, rows in scored.vectors.items()]

@@ -165,7 +165,7 @@ def spy(known: Known, patch: pytest.MonkeyPatch) -> None:
     """Note what the partners compute from their users on the way to a release."""
     sample, integer = GaussianNoise.poisson_sample, GaussianNoise.integer
     parts = vars(training)
-    step, ways, loss = (parts[name] for name in ("private_step", "gradients_by_name", "sampled_softmax_loss"))
+    step, ways, loss = (parts[name] for name in ("private_step", "gradients_by_name", "user_losses"))
 
     def sampled(noise: GaussianNoise, *values: Any) -> Any:
         users = sample(noise, *values)
@@ -203,7 +203,7 @@ def spy(known: Known, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(GaussianNoise, "poisson_sample", sampled)
     patch.setattr(GaussianNoise, "integer", drawn)
     patch.setattr(training, "private_step", stepped)
-    patch.setattr(training, "sampled_softmax_loss", lost)
+    patch.setattr(training, "user_losses", lost)
     patch.setattr(training, "gradients_by_name", way)
 
 

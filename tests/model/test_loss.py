@@ -7,7 +7,7 @@ import torch
 
 from mmrec_model.data.batches import draw_batch
 from mmrec_model.data.histories import Histories
-from mmrec_model.model.loss import HistoryBatch, sampled_softmax_loss
+from mmrec_model.model.loss import HistoryBatch, ranking_loss
 
 
 def histories() -> Histories:
@@ -22,13 +22,13 @@ def batch_of(users: list[int]) -> HistoryBatch:
 
 
 def test_each_users_loss_is_the_same_alone_and_in_company(catalogue, trained):
-    together = sampled_softmax_loss(trained, catalogue, batch_of([0, 1, 2, 3]))
-    alone = torch.cat([sampled_softmax_loss(trained, catalogue, batch_of([user])) for user in range(4)])
+    together = ranking_loss(trained, catalogue, batch_of([0, 1, 2, 3]), "sampled_softmax")
+    alone = torch.cat([ranking_loss(trained, catalogue, batch_of([user]), "sampled_softmax") for user in range(4)])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
 
 def test_a_user_without_history_has_loss_zero_and_no_gradient(catalogue, trained):
-    loss = sampled_softmax_loss(trained, catalogue, batch_of([3]))
+    loss = ranking_loss(trained, catalogue, batch_of([3]), "sampled_softmax")
     loss.sum().backward()
     assert loss.tolist() == [0.0]
     assert all(weight.grad is None or not weight.grad.any() for weight in trained.parameters())
@@ -37,7 +37,7 @@ def test_a_user_without_history_has_loss_zero_and_no_gradient(catalogue, trained
 def test_the_loss_equals_a_softmax_written_out_by_hand(catalogue, trained):
     batch = batch_of([1])
     with torch.no_grad():
-        found = sampled_softmax_loss(trained, catalogue, batch).item()
+        found = ranking_loss(trained, catalogue, batch, "sampled_softmax").item()
         scores = trained.config.temperature * trained(catalogue.take(batch.items_BL), batch.mask_BK)[0]
     terms = []
     for place in range(2):
