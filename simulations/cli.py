@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+HEAD_NAMES = ("ctr", "cvr", "rating", "category")
 EMBEDDED = "embedded synthetic set"
 
 
@@ -30,6 +31,12 @@ def simulate(  # noqa: PLR0917 - one argument per option
         str | None, typer.Option(help="Column that names a user's partner; by default the first silo_* column.")
     ] = None,
     partners: Annotated[int | None, typer.Option(min=1, help="Make this many equal partners instead.")] = None,
+    heads: Annotated[
+        str, typer.Option(help="Learn these beside the ranking: ctr, cvr, rating, category; ctr=0.5 weighs a loss.")
+    ] = "",
+    loss: Annotated[
+        Literal["sampled_softmax", "bpr", "bce"], typer.Option(help="How the ranking is learned.")
+    ] = "sampled_softmax",
     engine: Annotated[
         Literal["loopback", "flower"], typer.Option(help="In this process, or Flower's own simulation with Ray.")
     ] = "loopback",
@@ -39,6 +46,7 @@ def simulate(  # noqa: PLR0917 - one argument per option
 ) -> None:
     """Train one recommender over several partners under user-level privacy, and report what it cost and gave."""
     _check(epsilon, delta, silo, partners)
+    weights = _weights(heads)
     from mmrec_model.config import TrainingConfig  # noqa: PLC0415
     from simulations import federation, screen, workspace  # noqa: PLC0415
     from simulations.embedded import embedded_data  # noqa: PLC0415
@@ -52,8 +60,11 @@ def simulate(  # noqa: PLR0917 - one argument per option
             workspace.claim(out, overwrite=overwrite)
             with watch.stage("data"):
                 source = data or embedded_data(out, seed, bars)
-            training = TrainingConfig(rounds=rounds)
-            recipe = workspace.Recipe(source, out.resolve(), epsilon, delta, seed, training, silo, partners)
+            training = TrainingConfig(rounds=rounds, loss=loss)
+            model = workspace.model_with_heads(source, weights)
+            recipe = workspace.Recipe(
+                source, out.resolve(), epsilon, delta, seed, training, silo, partners, model=model
+            )
             prepared = federation.prepare(recipe, bars, watch)
             if prepare:
                 bars.say(f"Ready: {out}. Train it with `flwr run`, then report with `mmrec simulate --finish`.")
@@ -70,6 +81,24 @@ def _check(epsilon: float, delta: float, silo: str | None, partners: int | None)
         raise typer.BadParameter(f"{delta} is not between 0 and 1", param_hint="--delta")
     if silo is not None and partners is not None:
         raise typer.BadParameter("give either a column or a number of partners", param_hint="--silo, --partners")
+
+
+def _weights(heads: str) -> dict[str, float]:
+    """`ctr,cvr=0.5` as weights by name."""
+    weights: dict[str, float] = {}
+    for part in filter(None, (piece.strip() for piece in heads.split(","))):
+        name, _, text = part.partition("=")
+        try:
+            weight = float(text) if text else 1.0
+        except ValueError:
+            weight = math.nan
+        if name not in HEAD_NAMES or name in weights or not 0.0 < weight < math.inf:
+            raise typer.BadParameter(
+                f"{part!r} is not one of {', '.join(HEAD_NAMES)}, each once, with a weight above 0 as in ctr=0.5",
+                param_hint="--heads",
+            )
+        weights[name] = weight
+    return weights
 
 
 def _name(data: Path | None) -> str:

@@ -41,6 +41,7 @@ from simulations.assessment import (
     metrics,
     of_partner,
 )
+from simulations.head_assessment import assess_heads
 from simulations.run_record import (
     DataFacts,
     FeatureFacts,
@@ -128,6 +129,7 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, advance: Adva
         floor_standard_errors=all_errors(floors),
         baseline_standard_errors=all_errors(baselines),
         verdict=_verdict(found, floors, outcome.config.seed),
+        heads=assess_heads([site.dataset for site in outcome.sites], test, model, catalogue),
         rounds=_rounds(outcome, validation.sample(CURVE_USERS, outcome.config.seed), advance),
         seconds={},
         privacy=_privacy(outcome),

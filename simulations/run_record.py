@@ -1,4 +1,4 @@
-"""The one definition of `run.json`: what a federation on one machine did, cost and reached. Schema version 1.
+"""The one definition of `run.json`: what a federation on one machine did, cost and reached. Schema version 2.
 
 Writer and reader share these frozen, strict classes, so a record that the report can read is a record that was written
 whole. `docs/run-json.md` explains every field. Metrics of `RunRecord` come from held-out rows and carry no noise: they
@@ -14,11 +14,11 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
-from mmrec_model.config import Strict
+from mmrec_model.config import HeadName, Strict
 from mmrec_model.errors import DataError
 from mmrec_model.storage import write_atomically
 
-SCHEMA: Literal[1] = 1
+SCHEMA: Literal[2] = 2
 RUN_FILE = "run.json"
 
 MetricName: TypeAlias = Literal["recall_at_10", "recall_at_20", "ndcg_at_10", "ndcg_at_20", "mrr"]
@@ -107,6 +107,24 @@ class Verdict(Strict):
     high: Finite
 
 
+class HeadRecord(Strict):
+    """One head on held-out rows; `constant_loss` is the loss of the best constant of the train rows.
+
+    `loss` is the `measure`: cross-entropy in nats, or root mean square error. `mean` is the share of positives or the
+    mean rating. `auc`, `gauc` and `ece` are null where they are not defined.
+    """
+
+    rows: Natural
+    users: Natural
+    mean: Finite | None
+    measure: Literal["log_loss", "rmse"]
+    loss: Amount
+    constant_loss: Amount
+    auc: Share | None
+    gauc: Share | None
+    ece: Share | None
+
+
 class RoundRecord(Strict):
     """State after one round; round 0 is the start. `epsilon` is the largest spent at any partner so far."""
 
@@ -134,7 +152,7 @@ class PrivacyRecord(Strict):
 class RunRecord(Strict):
     """All of `run.json`."""
 
-    schema_: Annotated[Literal[1], Field(alias="schema")] = SCHEMA
+    schema_: Annotated[Literal[2], Field(alias="schema")] = SCHEMA
     command: str
     version: Versions
     config: dict[str, JsonValue]
@@ -149,6 +167,7 @@ class RunRecord(Strict):
     floor_standard_errors: dict[str, Metrics]
     baseline_standard_errors: dict[str, Metrics]
     verdict: Verdict
+    heads: dict[HeadName, HeadRecord]
     rounds: list[RoundRecord]
     seconds: dict[str, Amount]
     privacy: PrivacyRecord

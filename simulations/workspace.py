@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.policy import Policy
@@ -26,8 +26,10 @@ from mmrec_model.config import (
     RunConfig,
     TrainingConfig,
     TransformConfig,
+    parse_config,
 )
 from mmrec_model.data.catalogue import open_catalogue
+from mmrec_model.data.categories import category_vocabulary
 from mmrec_model.data.dataset import open_partner
 from mmrec_model.encoders.registry import default_encoders
 from mmrec_model.errors import UsageError
@@ -63,6 +65,7 @@ class Recipe:
         silo: column that names a user's partner; None for the first `silo_*` column, if there is one.
         partners: number of equal partners instead of a column; None for a column.
         minimum_users: smaller partners are merged into one.
+        model: sizes and heads; the plan sets its public weights and categories from the catalogue.
     """
 
     data: Path
@@ -74,6 +77,7 @@ class Recipe:
     silo: str | None = None
     partners: int | None = None
     minimum_users: int = MINIMUM_USERS
+    model: ModelConfig = field(default_factory=ModelConfig)
 
 
 def vector_store() -> Path:
@@ -99,6 +103,23 @@ def claim(out: Path, *, overwrite: bool) -> None:
         for name in (MARKER, "run.json", "report.html", "catalogue.json"):
             (out / name).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
+
+
+def model_with_heads(data: Path, heads: Mapping[str, float]) -> ModelConfig:
+    """The default model with these heads and loss weights.
+
+    Args:
+        data: partner-format folder, whose catalogue names the categories; read only for the head `category`.
+        heads: loss weights by name.
+
+    Raises:
+        ConfigError: no such head, a weight that is not above 0, or fewer than two categories for that head.
+        DataError: the catalogue cannot be read.
+    """
+    values: dict[str, object] = {"heads": dict(heads)}
+    if "category" in heads:
+        values["categories"] = list(category_vocabulary(open_catalogue(data).categories))
+    return parse_config(ModelConfig, values, source="the heads")
 
 
 def divide(recipe: Recipe) -> Groups:
@@ -142,7 +163,7 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
         run_id=RUN_ID,
         seed=recipe.seed,
         features=bundle.spec,
-        model=ModelConfig(modality_weights=_public_weights(bundle)),
+        model=recipe.model.model_copy(update={"modality_weights": _public_weights(bundle)}),
         training=recipe.training,
         privacy=privacy,
         minimum_cohort=len(groups),
