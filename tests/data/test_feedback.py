@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrec_model.config import HOUR_BUCKETS
@@ -43,7 +43,9 @@ def rows_of(feedback: Feedback, user: int) -> list[tuple[int, float, bool, bool,
 
 
 def test_events_of_one_item_become_one_outcome(write: Write) -> None:
-    body = "u,a,10,impression,\nu,a,12,click,\nu,a,15,conversion,4\nu,a,20,rating,2\nu,b,11,impression,\nu,c,30,rating,5\n"
+    body = (
+        "u,a,10,impression,\nu,a,12,click,\nu,a,15,conversion,4\nu,a,20,rating,2\nu,b,11,impression,\nu,c,30,rating,5\n"
+    )
     data = open_partner(write(interactions_csv=HEADER + body))
     assert rows_of(data.feedback, 0) == [
         (0, 10.0, True, True, True, 2.0),
@@ -107,6 +109,7 @@ def interactions(events: list[tuple[int, int, int, int, int]]) -> Interactions:
     )
 
 
+@settings(deadline=None)
 @given(st.lists(EVENT, min_size=1, max_size=40))
 def test_no_held_out_item_and_nothing_later_is_in_the_train_part(events: list[tuple[int, int, int, int, int]]) -> None:
     rows = interactions(events)
@@ -126,6 +129,7 @@ def test_no_held_out_item_and_nothing_later_is_in_the_train_part(events: list[tu
             assert second == min(event[2] for event in mine if event[1] == item)
 
 
+@settings(deadline=None)
 @given(st.lists(EVENT, min_size=1, max_size=40), st.integers(0, 2**63), st.integers(1, 6))
 def test_the_draw_of_a_user_does_not_depend_on_others(
     events: list[tuple[int, int, int, int, int]], seed: int, most: int
@@ -175,6 +179,7 @@ def test_columns_that_do_not_fit_the_offsets_are_refused() -> None:
         Feedback(np.array([0, 1]), np.zeros(2, np.int64), np.zeros(2), none, none, none, np.zeros(2))
 
 
+@settings(deadline=None)
 @given(st.floats(0.0, 4e9))
 def test_moments_are_those_of_the_calendar(seconds: float) -> None:
     hour, weekday = moments(np.array([seconds]))

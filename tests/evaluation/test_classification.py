@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrec_model.errors import DataError
@@ -30,6 +30,7 @@ def counted_auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     return sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs) / len(pairs) if pairs else None
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_auc_is_the_share_of_pairs_in_the_right_order(rows: list[tuple[bool, float, int]]) -> None:
     labels, scores, _ = columns(rows)
@@ -41,6 +42,7 @@ def test_auc_is_the_share_of_pairs_in_the_right_order(rows: list[tuple[bool, flo
         assert auc(labels, scores) == pytest.approx(expected, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_gauc_is_the_mean_of_the_users_aucs_weighted_by_rows(rows: list[tuple[bool, float, int]]) -> None:
     labels, scores, users = columns(rows)
@@ -54,6 +56,7 @@ def test_gauc_is_the_mean_of_the_users_aucs_weighted_by_rows(rows: list[tuple[bo
             gauc(labels, scores, users)
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_log_loss_is_the_mean_surprise(rows: list[tuple[bool, float, int]]) -> None:
     labels, scores, _ = columns(rows)
@@ -62,6 +65,7 @@ def test_log_loss_is_the_mean_surprise(rows: list[tuple[bool, float, int]]) -> N
     assert log_loss(labels, likely) == pytest.approx(expected, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_ece_is_the_weighted_gap_of_the_bins(rows: list[tuple[bool, float, int]]) -> None:
     labels, scores, _ = columns(rows)

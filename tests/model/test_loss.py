@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from mmrec_model.data.batches import draw_batch
@@ -50,3 +51,27 @@ def test_split_keeps_every_user_once():
     parts = batch_of([0, 1, 2, 3]).split(3)
     assert [len(part) for part in parts] == [3, 1]
     assert torch.equal(torch.cat([part.items_BL for part in parts]), batch_of([0, 1, 2, 3]).items_BL)
+
+
+@pytest.mark.parametrize("loss", ["bpr", "bce"])
+def test_the_other_losses_equal_their_formulas_written_out_by_hand(loss, catalogue, trained):
+    batch = batch_of([1])
+    with torch.no_grad():
+        found = ranking_loss(trained, catalogue, batch, loss).item()
+        scores = trained.config.temperature * trained(catalogue.take(batch.items_BL), batch.mask_BK)[0].double()
+    terms = []
+    for place in range(2):
+        own, others = scores[place, place], scores[place, 6:]
+        if loss == "bpr":
+            terms.append(-torch.sigmoid(own - others).log().mean().item())
+        else:
+            terms.append(-(torch.sigmoid(own).log() + torch.sigmoid(-others).log().mean()).item())
+    assert found == pytest.approx(sum(terms) / 2, abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["bpr", "bce"])
+def test_the_other_losses_split_per_user_too(loss, catalogue, trained):
+    together = ranking_loss(trained, catalogue, batch_of([0, 1, 2, 3]), loss)
+    alone = torch.cat([ranking_loss(trained, catalogue, batch_of([user]), loss) for user in range(4)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    assert together[3].item() == 0.0

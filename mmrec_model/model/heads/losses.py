@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid, softplus
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
 
 from mmrec_model.config import HeadName, ModelConfig
 from mmrec_model.errors import ModelError
@@ -89,8 +89,8 @@ def product_cross_entropy(click: Tensor, conversion: Tensor, label: Tensor) -> T
     1 - s(a) s(b) = (e^-a + e^-b + e^-(a+b)) s(a) s(b), whose logarithm is a log-sum-exp.
     """
     happens = logsigmoid(click) + logsigmoid(conversion)
-    fails = torch.stack([-click, -conversion, -click - conversion]).logsumexp(0) - softplus(-click)
-    return -torch.where(label, happens, fails - softplus(-conversion))
+    fails = torch.stack([-click, -conversion, -click - conversion]).logsumexp(0) + happens
+    return -torch.where(label, happens, fails)
 
 
 def category_loss(logits_BKC: Tensor, category_BK: Tensor, mask_BK: Tensor) -> Tensor:
