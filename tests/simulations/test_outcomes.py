@@ -116,9 +116,11 @@ def plan(items: Items, **model: object) -> RunConfig:
         run_id="heads",
         seed=0,
         features=FeatureSpec(digest="0" * 64, items=ITEMS, dims={"text": items.vectors["text"].shape[1]}),
-        model=ModelConfig(heads=dict.fromkeys(HEADS, 1.0), categories=topics, **model),
+        model=ModelConfig(
+            heads=dict.fromkeys(HEADS, 1.0), categories=topics, base_rates={"ctr": 0.3, "cvr": 0.4}, **model
+        ),
         training=TrainingConfig(
-            sample_rate=1.0, negatives=8, max_feedback=16, local_steps=15, micro_batch=300, witness_coordinates=0
+            sample_rate=1.0, negatives=8, max_feedback=16, local_steps=20, micro_batch=300, witness_coordinates=0
         ),
         privacy=PrivacyConfig(mechanism="none", epsilon=None, noise_multiplier=0.0, popularity_noise_multiplier=0.0),
     )
