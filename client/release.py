@@ -32,7 +32,8 @@ from client.policy import check_metrics, check_release, check_run
 from client.popularity import count_items, sensitivity
 from client.site import Site
 from client.training import train_round
-from mmrec_model.config import RunConfig, parse_config
+from mmrec_model.config import RunConfig
+from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import (
     BudgetExhausted,
     BundleSignatureError,
@@ -182,7 +183,10 @@ def _make_popularity(site: Site, reserve: Record, config: RunConfig, _state: Arr
 def _make_update(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
     place = f"{reserve.text('run_id')}/{reserve.whole('round')}/{reserve.whole('attempt')}"
     noise = site.noise(f"train/{place}")
-    trained = train_round(config, site.items, site.dataset.train, state, users=site.config.users, noise=noise)
+    labels = site.dataset.labels(config.model.categories)
+    trained = train_round(
+        config, site.items, site.dataset.train, state, users=site.config.users, noise=noise, labels=labels
+    )
     event = committed_event(config, noise_multiplier=trained.noise_multiplier, steps=trained.steps)
     arrays = dict(trained.update)
     if trained.witness.size:

@@ -38,7 +38,8 @@ from client.policy import Policy, read_policy
 from client.pricing import price_of_mechanisms
 from client.rotation import KEY, LEDGER, signing_key
 from mmrec_model.canonical import sha256_hex
-from mmrec_model.config import Count, Strict, parse_config
+from mmrec_model.config import Count, Strict
+from mmrec_model.config_reader import parse_config
 from mmrec_model.data.catalogue import Catalogue, open_catalogue
 from mmrec_model.data.dataset import PartnerDataset, open_partner
 from mmrec_model.errors import ConfigError
