@@ -7,7 +7,8 @@
 2. Random numbers: two draws of the site's kind of source are independent of each other, with the mean and the
    deviation asked for, each within 6 standard errors (one false alarm in 10^8 starts).
 
-A `code` record of the ledger holds the result, and a `data_prep` record behind it the statistics that the code uses.
+A `code` record of the ledger holds the result, and a `data_prep` record behind it the statistics that the code uses;
+where those change, as by the popularity release of a run, another one follows.
 Code whose last record is not a pass runs the test again; code that fails releases nothing. No user's data is read.
 """
 
@@ -107,7 +108,10 @@ def run_self_test(code_digest: str, source: str) -> SelfTest:
 
 
 def attest_code(ledger: Ledger, site: Site) -> None:
-    """Make sure that the ledger's last `code` record is a pass of the code that runs, and is followed by `data_prep`.
+    """Make sure that the last `code` record is a pass of the code that runs, and the last `data_prep` true of it.
+
+    A `data_prep` follows every `code`, and every release that training uses from then on: the popularity of this
+    partner is listed with its charge before the first training step of the run is reserved.
 
     Raises:
         PolicyRefusal: `self-test` if the installed code fails; the ledger states the failure.
@@ -118,9 +122,9 @@ def attest_code(ledger: Ledger, site: Site) -> None:
         if last is None or dict(last.values) != result.body():
             last = ledger.append(RecordType.CODE, result.body())
         _require_pass(result)
-    stated = _last(ledger, RecordType.DATA_PREP)
-    if stated is None or stated.seq < last.seq:
-        ledger.append(RecordType.DATA_PREP, {"statistics": _statistics(ledger)})
+    stated, statistics = _last(ledger, RecordType.DATA_PREP), _statistics(ledger)
+    if stated is None or stated.seq < last.seq or stated.table("statistics") != statistics:
+        ledger.append(RecordType.DATA_PREP, {"statistics": statistics})
 
 
 def installed_versions() -> dict[str, str]:

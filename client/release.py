@@ -74,14 +74,28 @@ def answer(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answer:
     """
     try:
         return _admitted(site, kind, request, arrays)
-    except MmrecError as error:
+    except Exception as error:
+        return refused(site, kind, request, error)
+
+
+def refused(site: Site, kind: Kind, request: Request, error: Exception) -> Answer:
+    """The refusal that tells the coordinator of an error what it may know.
+
+    Flower would send the words of the exception, which may hold data or paths.
+
+    Args:
+        site: this partner.
+        kind: the message type.
+        request: its fields; of a message that could not be read, what could.
+        error: what went wrong.
+    """
+    if isinstance(error, MmrecError):
         logger.warning("site %s refuses %s of run %s: %s", site.config.name, kind, request.run_id, error)
         code, text = _refusal(error)
-        return Answer(_reply(site, kind, request, refusal=code, refusal_text=text))
-    except Exception:
-        # Flower would send the words of the exception, which may hold data or paths, to the coordinator.
-        logger.exception("site %s fails at %s of run %s", site.config.name, kind, request.run_id)
-        return Answer(_reply(site, kind, request, refusal="site", refusal_text=_UNEXPECTED))
+    else:
+        logger.error("site %s fails at %s of run %s", site.config.name, kind, request.run_id, exc_info=error)
+        code, text = "site", _UNEXPECTED
+    return Answer(_reply(site, kind, request, refusal=code, refusal_text=text))
 
 
 def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answer:

@@ -173,6 +173,17 @@ def test_other_code_is_recorded_with_the_statistics_that_were_paid_for_by_then(m
     assert prepared.table("statistics")["popularity"] == {"origin": "dp", "charge": popularity.hash}
 
 
+def test_the_popularity_that_was_paid_for_is_stated_before_the_first_training_step_and_once(make_site, make_request):
+    made = make_site()
+    answer(made, Kind.POPULARITY, *make_request(0))
+    for round_number in (1, 2):
+        assert answer(made, Kind.TRAIN, *make_request(round_number)).reply.refusal == ""
+    spend = ["reserve", "commit"]
+    assert types(made) == ["open", "code", "data_prep", "plan", *spend, "data_prep", *spend, *spend]
+    popularity, prepared = (records(made)[place] for place in (4, 6))
+    assert prepared.table("statistics")["popularity"] == {"origin": "dp", "charge": popularity.hash}
+
+
 def test_code_that_fails_spends_nothing(make_site, make_request, monkeypatch):
     made = make_site()
     monkeypatch.setattr(attestation, "gradients_by_name", lambda _: Unclipped())

@@ -62,14 +62,15 @@ def refused(federation: Federation, reply: Reply) -> str:
 def test_the_plan_is_countersigned_before_the_first_reserve_and_every_head_after_it(federation: Federation) -> None:
     federation.start(2)
     spend = ["countersign", "reserve", "commit"]
-    assert types(federation.site) == ["open", "code", "data_prep", "plan", *spend, *spend, *spend]
+    prepared = ["countersign", "data_prep", "reserve", "commit"]
+    assert types(federation.site) == ["open", "code", "data_prep", "plan", *spend, *prepared, *spend]
     with federation.site.open_ledger() as ledger:
         signed = [record for record in ledger.records if record.type == "countersign"]
-        assert [record.whole("size") for record in signed] == [4, 7, 10]
+        assert [record.whole("size") for record in signed] == [4, 7, 11]
         reserves = [record for record in ledger.records if record.type == "reserve"]
         assert len({record.text("server_nonce") for record in reserves}) == 3
     books = json.loads((federation.folder / "heads.json").read_text())
-    assert books["partners"]["north"]["shown"]["size"] == 13
+    assert books["partners"]["north"]["shown"]["size"] == 14
 
 
 def test_a_site_that_names_no_coordinator_shows_no_signed_head(
