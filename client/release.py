@@ -10,7 +10,7 @@ is found again and sent as it was. What leaves is the `Reply` fields and the arr
     TRAIN       change of the trained weights after noised, clipped steps; witness block    sampled Gaussian steps
                 with adaptive clipping, the noised share of users within the clip           in the same steps
     EVALUATE    noised sums of the plan's metrics and of the evaluated users                one Gaussian release
-    these four  the signed head of the ledger and the proof that it only grew               price 0
+    these four  the signed head of the ledger, the proof that it only grew, own rotations   price 0
     any kind    a refusal: a policy code and a text without private values                  price 0
 """
 
@@ -246,6 +246,7 @@ def _reply(
         ledger_head=shown.ledger_head if shown else "",
         head=shown.head if shown else "",
         growth=shown.growth if shown else "",
+        rotations=shown.rotations if shown else "",
         refusal=refusal,
         refusal_text=refusal_text,
     )

@@ -5,14 +5,15 @@ A site is a folder:
     site.toml      name, folders, public number of users
     policy.toml    the partner's own limits (`client.policy`)
     data/          interactions and users in the partner format
-    key.pem        the signing key, mode 0600, never leaves
+    key.pem        the signing key, mode 0600, never leaves (`client.rotation`)
     salt.bin       secret that hides user ids in the data commitment, mode 0600, never leaves
     ledger.jsonl   what was spent (`mmrec_model.privacy.ledger`)
     diary.jsonl    what this site did and how long it took; for the partner's own eyes
     outbox/        finished replies until their run ends (`client.outbox`)
     witness.npy    the noise block of the last committed round (`client.witness`)
 
-The same folder is used by a simulated and by a real partner. The only module that knows paths.
+The same folder is used by a simulated and by a real partner. Beside `client.rotation`, the only module that knows
+paths.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from pydantic import Field
 
 from client.policy import Policy, read_policy
 from client.pricing import price_of_mechanisms
+from client.rotation import KEY, LEDGER, signing_key
 from mmrec_model.canonical import sha256_hex
 from mmrec_model.config import Count, Strict, parse_config
 from mmrec_model.data.catalogue import Catalogue, open_catalogue
@@ -162,7 +164,7 @@ class Site:
 
     def open_ledger(self) -> Ledger:
         """The ledger, locked while open; every reserve is priced against the budget it was opened with."""
-        return Ledger.open(self.root / "ledger.jsonl", self._key(), price=price_of_mechanisms)
+        return Ledger.open(self.root / LEDGER, self._key(), price=price_of_mechanisms)
 
     def noise(self, purpose: str) -> GaussianNoise:
         """Randomness for one release; from the operating system, unless this is a simulated site.
@@ -183,7 +185,7 @@ class Site:
             stream.write(json.dumps(entry) + "\n")
 
     def _key(self) -> SigningKey:
-        return SigningKey.load(self.root / "key.pem")
+        return signing_key(self.root)
 
     def _folder(self, name: str) -> Path:
         return (self.root / name).resolve()
@@ -224,7 +226,7 @@ def enrol(root: Path, config: SiteConfig, policy: Policy) -> Site:
         "server_nonce": None,
         "policy_digest": sha256_hex((root / "policy.toml").read_bytes()),
     }
-    with Ledger.create(root / "ledger.jsonl", SigningKey.create(root / "key.pem"), body, price=price_of_mechanisms):
+    with Ledger.create(root / LEDGER, SigningKey.create(root / KEY), body, price=price_of_mechanisms):
         pass
     return site
 

@@ -53,11 +53,13 @@ class EncoderConfig(Strict):
         batch_size: inputs per forward pass.
         max_tokens: tokens kept of a text by a transformer.
         image_size: side of the square picture, in pixels, for networks made by configuration.
-        frames: frames taken from a film, spread evenly.
+        frames: frames taken from a film.
+        stride: distance between two frames of a film, from its beginning; 0 spreads them evenly over the whole film.
+        workers: processes that decode media; 0 decodes in the caller. No vector depends on it.
         device: torch device.
         pooling: token states that make a text's vector: their mean, the first, or the last; `auto` is the mean, for a
             decoder the last, and for a text-picture model its own.
-        dtype: what texts and pictures are computed in; vectors are kept as float32.
+        dtype: what networks compute in; vectors are kept as float32. Refused by log-mel statistics, which have none.
     """
 
     modality: Modality
@@ -66,6 +68,8 @@ class EncoderConfig(Strict):
     max_tokens: Annotated[int, Field(ge=8, le=8192)] = 256
     image_size: Annotated[int, Field(ge=32, le=1024)] = 96
     frames: Annotated[int, Field(ge=1, le=256)] = 8
+    stride: Annotated[int, Field(ge=0, le=10_000)] = 0
+    workers: Annotated[int, Field(ge=0, le=64)] = 0
     device: str = "cpu"
     pooling: Pooling = "auto"
     dtype: Precision = "float32"

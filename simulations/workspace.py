@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -34,7 +34,7 @@ from mmrec_model.data.catalogue import open_catalogue
 from mmrec_model.data.dataset import open_partner
 from mmrec_model.encoders.registry import default_encoders
 from mmrec_model.errors import UsageError
-from mmrec_model.features.bundle import FeatureBundle, build_bundle
+from mmrec_model.features.bundle import FeatureBundle, Progress, build_bundle
 from mmrec_model.features.signature import sign_bundle
 from mmrec_model.model.recommender import initial_state
 from mmrec_model.planning import adaptive_clipping, planned_evaluation, planned_learning_rate, private_plan
@@ -129,7 +129,7 @@ def divide(recipe: Recipe) -> Groups:
     return partition_by_column(users, column, minimum_users=recipe.minimum_users)
 
 
-def encode(recipe: Recipe, progress: Callable[[str, int, int], None] | None = None) -> FeatureBundle:
+def encode(recipe: Recipe, progress: Progress | None = None) -> FeatureBundle:
     """The workspace's feature bundle; encoders that learn from a catalogue learn from this one."""
     return build_bundle(
         open_catalogue(recipe.data),

@@ -53,7 +53,7 @@ from mmrec_model.privacy.keys import SigningKey
 __all__ = ["FeatureBundle", "Items", "build_bundle", "encoder_folder", "item_text", "open_bundle", "open_transform"]
 
 NAMED_ITEMS = 20
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int, int], None]
 _CHUNK: Mapping[Modality, int] = {"text": 256, "image": 256, "audio": 32, "video": 8}
 
 
@@ -114,7 +114,7 @@ def build_bundle(
         encoders: at most one per modality; media without an encoder are left out.
         transform: how raw vectors become final ones.
         store: root of the content-addressed raw vectors.
-        progress: called with (modality, settled inputs, all inputs of the modality).
+        progress: called with (modality, settled inputs, all inputs of the modality, unreadable ones among the settled).
         signing_key: the coordinator's, which signs the manifest; None for a bundle without a signature.
 
     Raises:
@@ -224,9 +224,9 @@ def _encode(
     given = [one for one in inputs if one is not None]
     encoder = load_encoder(config, catalogue=given)
 
-    def report(settled: int) -> None:
+    def report(settled: int, unreadable: int) -> None:
         if progress is not None:
-            progress(config.modality, settled, len(given))
+            progress(config.modality, settled, len(given), unreadable)
 
     vectors, ok, encoded = store.get_or_encode(encoder, given, progress=report, chunk=_CHUNK[config.modality])
     raw_ND = np.zeros((len(inputs), encoder.dim), dtype=np.float32)

@@ -142,10 +142,10 @@ def take_part(root: Path, coordinator: Path, seen: Path, asked: list[Asked], fat
 
     The coordinator has files of its own. It dies with this process: then it never got the reply that was under way.
     """
-    site, sites = Site.open(root), Sites.open(coordinator)
-    described = sites.describe(replace(asked[0][1], round=0))
-    sites.admit(release.answer(site, Kind.DESCRIBE, described, {}).reply)
-    with seen.open("ab", buffering=0) as network:
+    site = Site.open(root)
+    with Sites.open(coordinator) as sites, seen.open("ab", buffering=0) as network:
+        described = sites.describe(replace(asked[0][1], round=0))
+        sites.admit(release.answer(site, Kind.DESCRIBE, described, {}).reply)
         for kind, request, arrays in asked:
             addressed = sites.address(kind, request, site.config.name)
             fate.enter("opening")
