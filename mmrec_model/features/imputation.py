@@ -86,6 +86,7 @@ def fit_imputation(vectors: Mapping[Modality, Vectors], present_NM: npt.NDArray[
 
 
 def ridge(inputs_nD: Doubles, outputs_nK: Doubles) -> Vectors:
+    """Weights float32 [D, K] that predict `outputs_nK`, under the penalty of least generalised validation error."""
     count = len(inputs_nD)
     left_nr, strength_r, right_rD = scipy.linalg.svd(inputs_nD, full_matrices=False)
     seen_rK = left_nr.T @ outputs_nK
@@ -104,6 +105,7 @@ def _validation_error(strength_r: Doubles, seen_rK: Doubles, total: float, count
 
 
 def joined(vectors: Mapping[Modality, Vectors], sources: Sequence[Modality], rows_N: Mask) -> Doubles:
+    """Rows `rows_N` of the sources side by side, float64 [n, D]."""
     return np.concatenate([vectors[name][rows_N].astype(np.float64) for name in sources], axis=1)
 
 
