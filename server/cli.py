@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
         ("new-key", new_key),
         ("sign-key", sign_key),
         ("use-key", use_key),
+        ("sign-features", sign_features),
     ):
         group.command(name)(command)
     app.add_typer(group, name="coordinator")
@@ -86,3 +87,17 @@ def use_key(folder: Folder) -> None:
     from server import operation  # noqa: PLC0415
 
     typer.echo(f"The coordinator signs with {operation.end_rotation(folder).hexadecimal}.")
+
+
+def sign_features(
+    folder: Folder,
+    bundle: Annotated[Path, typer.Argument(help="A feature bundle; its partners copy `manifest.sig` from it.")],
+) -> None:
+    """Sign a feature bundle with the key in force; needed again once a new key is."""
+    from mmrec_model.features.folder import open_bundle  # noqa: PLC0415
+    from mmrec_model.features.signature import sign_bundle  # noqa: PLC0415
+    from server.sites import coordinator_key  # noqa: PLC0415
+
+    key = coordinator_key(folder)
+    sign_bundle(bundle, key)
+    typer.echo(f"Bundle {open_bundle(bundle).digest[:12]} is signed with key {key.public.key_id}.")

@@ -133,9 +133,13 @@ class Federation:
         self.folder = folder
         key = coordinator_key(folder)
         self.site = make_site("north", coordinator=key.public.hexadecimal, seed=None)
-        sign_bundle(self.site.root / "features", key)
+        self.sign_features()
         write_partners(folder, {"north": self.site.public_key})
         self._make_request = make_request
+
+    def sign_features(self) -> None:
+        """The coordinator's signature of the partner's bundle, by the key now in force."""
+        sign_bundle(self.site.root / "features", coordinator_key(self.folder))
 
     def request(self, kind: Kind, round_number: int = 0) -> tuple[Request, Arrays]:
         """A signed request and its arrays."""

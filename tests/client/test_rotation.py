@@ -26,6 +26,7 @@ from client.release import answer
 from client.site import Site
 from mmrec_model.config import RunConfig
 from mmrec_model.errors import AdmissionError, ConfigError
+from mmrec_model.features.signature import sign_bundle
 from mmrec_model.model.recommender import initial_state
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.privacy.heads import Head, sign_growth, sign_head
@@ -152,6 +153,8 @@ def test_a_new_key_of_the_coordinator_is_accepted_through_the_partners_own_ledge
         with pytest.raises(LedgerFault):
             rotation.accept_server_key(federation.site.root, new, *signatures)
     rotation.accept_server_key(federation.site.root, new, **signed)
+    assert federation.ask(Kind.TRAIN, 2).reply.refusal == "features-signature", "the former key signed the bundle"
+    federation.sign_features()
     for number in (2, 3):
         assert federation.ask(Kind.TRAIN, number).reply.refusal == ""
     with federation.site.open_ledger() as ledger:
@@ -171,6 +174,7 @@ def test_the_signatures_for_one_place_do_not_serve_another_and_a_late_partner_st
     operation.end_rotation(federation.folder)
     late = operation.sign_rotation(federation.folder, rotation.server_key_place(federation.site.root, new))
     rotation.accept_server_key(federation.site.root, new, **late)
+    federation.sign_features()
     assert federation.ask(Kind.TRAIN, 2).reply.refusal == ""
     stranger = SigningKey.from_seed(b"x" * 32).public
     for place in (replace(rotation.server_key_place(federation.site.root, new), role="partner"),):
@@ -203,6 +207,7 @@ def test_the_commands_lead_through_both_rotations_and_an_explained_fork(federati
     answered.write_text(run_cli(coordinator_cli.register, "coordinator", "sign-key", folder, place))
     run_cli(coordinator_cli.register, "coordinator", "use-key", folder)
     run_cli(site_cli.register, "site", "server-key", site, new, "--signed", answered)
+    run_cli(coordinator_cli.register, "coordinator", "sign-features", folder, site / "features")
     assert federation.ask(Kind.TRAIN, 3).reply.refusal == ""
     compromised = run_cli(site_cli.register, "site", "rotate-key", site, "--compromised").strip()
     run_cli(coordinator_cli.register, "coordinator", "enrol", folder, "north", compromised, "--replace")
@@ -258,6 +263,8 @@ def test_in_a_whole_run_a_partner_rotates_between_rounds_and_nothing_but_its_rec
     workspace = tmp_path / "run"
     key = coordinator_key(workspace / "coordinator").public.hexadecimal
     sites = [make_site(name, coordinator=key, seed=number) for number, name in enumerate(("north", "south"))]
+    for site in sites:
+        sign_bundle(site.root / "features", coordinator_key(workspace / "coordinator"))
     enrolled = {site.config.name: site.public_key for site in sites}
     write_partners(workspace / "coordinator", enrolled)
     (workspace / "plan.json").write_text(config.model_dump_json())
