@@ -98,7 +98,7 @@ class TransformConfig(Strict):
     select_dims: Width = 256
     quality: bool = False
     near_duplicate: Fraction = 0.98
-    quarantine: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    quarantine: Annotated[float, Field(ge=0.0, le=0.2)] = 0.0
 
     @model_validator(mode="after")
     def _every_setting_is_read(self) -> Self:

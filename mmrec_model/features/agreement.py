@@ -83,7 +83,7 @@ def judge(
     Args:
         vectors: final vectors [N, K] per modality, zeros where missing.
         present_NM: over the modalities of `vectors`, in their order.
-        rate: largest share of a group's vectors that may be flagged, above 0 and at most 0.5.
+        rate: largest share of a group's vectors that may be flagged, above 0 and below 1 / `EVIDENCE`.
     """
     present = {name: present_NM[:, column] for column, name in enumerate(vectors)}
     return {name: _judge(name, vectors, present, rate) for name in vectors if name != "text"}

@@ -47,7 +47,7 @@ from mmrec_model.features.folder import (
     write_bundle,
 )
 from mmrec_model.features.imputation import fit_imputation
-from mmrec_model.features.quality import NAMED_ITEMS, assess
+from mmrec_model.features.quality import NAMED_ITEMS, Encoded, assess
 from mmrec_model.features.selection import select
 from mmrec_model.features.signature import sign_bundle
 from mmrec_model.features.store import FeatureStore
@@ -85,13 +85,10 @@ class Items(Protocol):
 
 
 @dataclass(frozen=True)
-class _Encoded:
-    """Raw vectors of one modality, one row per item."""
+class _Encoded(Encoded):
+    """Raw vectors of one modality, one row per item, and where they come from."""
 
     encoder: Encoder
-    inputs: Sequence[str | Path | None]
-    raw_ND: Vectors
-    present_N: Mask
     corrupt_N: Mask
     encoded: int
 
@@ -257,7 +254,7 @@ def _encode(
     raw_ND[given_N] = vectors
     present_N = np.zeros(len(inputs), dtype=bool)
     present_N[given_N] = ok
-    return _Encoded(encoder, inputs, raw_ND, present_N, given_N & ~present_N, encoded)
+    return _Encoded(inputs, raw_ND, present_N, encoder, given_N & ~present_N, encoded)
 
 
 def _account(result: _Encoded, fit: CatalogueTransform | None, item_ids: Sequence[str]) -> dict[str, JsonValue]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,20 +27,19 @@ NAMED_ITEMS = 20
 REPORT_RATE = 0.05
 
 
-class Encoded(Protocol):
-    """One modality before its transform."""
+@dataclass(frozen=True)
+class Encoded:
+    """One modality before its transform.
 
-    @property
-    def inputs(self) -> Sequence[str | Path | None]:
-        """What the encoder read of every item."""
+    Attributes:
+        inputs: what the encoder read of every item, None where it has nothing.
+        raw_ND: the encoder's vectors, zeros where missing.
+        present_N: items that have a vector.
+    """
 
-    @property
-    def raw_ND(self) -> Vectors:
-        """The encoder's vectors, zeros where missing."""
-
-    @property
-    def present_N(self) -> Mask:
-        """Items that have a vector."""
+    inputs: Sequence[str | Path | None]
+    raw_ND: Vectors
+    present_N: Mask
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,8 @@ def assess(
 def _repeats(kind: str, earlier_N: Whole, item_ids: Sequence[str]) -> dict[str, JsonValue]:
     """How many items repeat an earlier one, and the first of them, each with the earlier one."""
     positions = np.flatnonzero(earlier_N >= 0)
-    named = [[item_ids[place], item_ids[earlier_N[place]]] for place in positions[:NAMED_ITEMS].tolist()]
+    first = positions[:NAMED_ITEMS].tolist()
+    named: list[JsonValue] = [[item_ids[place], item_ids[earlier_N[place]]] for place in first]
     return {f"{kind}_duplicates": len(positions), f"{kind}_duplicate_items": named}
 
 
@@ -107,7 +106,7 @@ def _disagreements(agreement: Agreement, item_ids: Sequence[str]) -> dict[str, J
     flagged = np.flatnonzero(agreement.flagged_N)
     worst = flagged[np.argsort(agreement.score_N[flagged], kind="stable")][:NAMED_ITEMS]
     return {
-        "heard": list(agreement.sources),
+        "heard": [*agreement.sources],
         "judged": agreement.judged,
         "disagreeing": len(flagged),
         "disagreeing_items": [item_ids[place] for place in worst],

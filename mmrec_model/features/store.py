@@ -185,6 +185,13 @@ def _append_behind(shard: _Shard, tally: _Tally, chunks: Iterable[tuple[Sequence
             tally.settle(last[0])
 
 
+def vector_store() -> Path:
+    """Folder of raw vectors: `$MMREC_CACHE`, else `$XDG_CACHE_HOME/mmrec`, else `~/.cache/mmrec`."""
+    if named := os.environ.get("MMREC_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrec"
+
+
 def media_key(encoder_digest: str, medium: str | Path) -> str | None:
     """The store's key of a medium, or None for a file that cannot be read."""
     content = content_digest(medium)
