@@ -72,7 +72,8 @@ class _Scores:
         return threshold if self.caught(threshold) >= EVIDENCE * rate else -np.inf
 
     def caught(self, threshold: float) -> float:
-        return float((self.shuffled_nR <= threshold).mean())
+        """Share of the shuffled partners at or below `threshold`."""
+        return float(np.count_nonzero(self.shuffled_nR <= threshold) / max(1, self.shuffled_nR.size))
 
 
 def judge(

@@ -55,7 +55,8 @@ def find_duplicates(
     """
     exact_N = _exact(inputs, present_N)
     near_N = np.full(len(inputs), -1, dtype=np.int64)
-    near_N[present_N] = _near(raw_ND[present_N], np.flatnonzero(present_N), threshold)
+    if present_N.any():
+        near_N[present_N] = _near(raw_ND[present_N], np.flatnonzero(present_N), threshold)
     near_N[exact_N >= 0] = -1
     return Duplicates(exact_N, near_N)
 
