@@ -159,8 +159,8 @@ class Site:
 
     @property
     def code_digest(self) -> str:
-        """Digest of the installed package's source."""
-        return _code_digest()
+        """Digest of the installed package's source; see `code_digest`."""
+        return code_digest()
 
     def open_ledger(self) -> Ledger:
         """The ledger, locked while open; every reserve is priced against the budget it was opened with."""
@@ -259,8 +259,12 @@ def _items(folder: Path) -> Items:
 
 
 @lru_cache(maxsize=1)
-def _code_digest() -> str:
-    """SHA-256 over the names and digests of the installed modules of `client` and `mmrec_model`."""
+def code_digest() -> str:
+    """SHA-256 over the names and digests of the installed modules of `client` and `mmrec_model`.
+
+    Read once per process, at its first message, and that is right: what runs is what was imported at the start. A file
+    that is replaced later does not run, so it must not change what policy and ledger are told has run.
+    """
     top = Path(__file__).resolve().parents[1]
     files = sorted(path for package in ("client", "mmrec_model") for path in (top / package).rglob("*.py"))
     lines = (f"{path.relative_to(top).as_posix()} {sha256_hex(path.read_bytes())}\n" for path in files)

@@ -88,7 +88,7 @@ class TransformConfig(Strict):
         quality: whether duplicates and disagreeing media are looked for and reported in the manifest.
         near_duplicate: cosine between centred vectors from which on two items count as near duplicates.
         quarantine: largest share of a medium's vectors that may be made missing because they disagree with the rest
-            of their item, and so a bound on the share of good ones; 0 reports alone.
+            of their item, and so a bound on how many good ones are lost; 0 reports alone.
     """
 
     dims: Width = 128

@@ -5,7 +5,7 @@ Promises:
    `FOLDS` parts), so no item vouches for itself.
 2. A score is the similarity of the predicted and the real vector, in standard deviations above its mean over
    `PARTNERS` shuffled partners: the same prediction beside the real vectors of other items.
-3. At most the share `rate` of the vectors that can be judged is flagged, so no more than that of the good ones.
+3. At most the share `rate` of the vectors that can be judged is flagged, so no more good ones than that.
 4. Where media tell nothing of each other nothing is flagged: a source is heard, and a group of items judged, only if
    a shuffled partner falls below the threshold at least `EVIDENCE` times as often as the real one.
 

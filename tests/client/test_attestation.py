@@ -165,7 +165,7 @@ def test_other_code_is_recorded_with_the_statistics_that_were_paid_for_by_then(m
     made = make_site()
     attest(made)
     answer(made, Kind.POPULARITY, *make_request(0))
-    monkeypatch.setattr(site, "_code_digest", lambda: DIGEST)
+    monkeypatch.setattr(site, "code_digest", lambda: DIGEST)
     attest(made)
     assert types(made)[3:] == ["plan", "reserve", "commit", "code", "data_prep"]
     popularity, code, prepared = (records(made)[place] for place in (4, 6, 7))
