@@ -87,11 +87,37 @@ class TransformConfig(Strict):
 
     `impute` estimates missing vectors from the modalities that an item has: `vector` for the content score alone, the
     modality still counting as missing everywhere else, `present` as if the item had the modality.
+
+    Attributes:
+        select: raw dimensions that PCA sees: all, those of most variance, or those that tell the catalogue's public
+            categories apart by trees (`importance`) or sparse regressions (`l1`).
+        select_dims: how many of them at most.
+        quality: whether duplicates and disagreeing media are looked for and reported in the manifest.
+        near_duplicate: cosine between centred vectors from which on two items count as near duplicates.
+        quarantine: largest share of a medium's vectors that may be made missing because they disagree with the rest
+            of their item, and so a bound on how many good ones are lost; 0 reports alone.
     """
 
     dims: Width = 128
     whiten: bool = True
     impute: Literal["off", "vector", "present"] = "off"
+    select: Literal["none", "variance", "importance", "l1"] = "none"
+    select_dims: Width = 256
+    quality: bool = False
+    near_duplicate: Fraction = 0.98
+    quarantine: Annotated[float, Field(ge=0.0, le=0.2)] = 0.0
+
+    @model_validator(mode="after")
+    def _every_setting_is_read(self) -> Self:
+        """Refuse a value that would do nothing."""
+        fields = type(self).model_fields
+        if self.select == "none" and self.select_dims != fields["select_dims"].default:
+            raise ValueError(f"select_dims is {self.select_dims}, and select 'none' keeps all dimensions")
+        for name in ("near_duplicate", "quarantine"):
+            value = getattr(self, name)
+            if value != fields[name].default and not self.quality:
+                raise ValueError(f"{name} is {value}, and is read only where quality is true")
+        return self
 
 
 class FeatureSpec(Strict):

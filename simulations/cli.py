@@ -42,10 +42,11 @@ def simulate(  # noqa: PLR0917 - one argument per option
     """Train one recommender over several partners under user-level privacy, and report what it cost and gave."""
     _check(epsilon, delta, silo, partners, clipping)
     weights = _weights(heads)
+    from mmrec_model.bars import Bars  # noqa: PLC0415
     from simulations import federation, screen, workspace  # noqa: PLC0415
     from simulations.embedded import embedded_data  # noqa: PLC0415
 
-    with screen.Bars() as bars:
+    with Bars() as bars:
         watch = federation.Stopwatch()
         if finish:
             prepared = federation.reopen(out.resolve())

@@ -12,7 +12,6 @@ nothing.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,6 +38,7 @@ from mmrec_model.encoders.registry import default_encoders
 from mmrec_model.errors import UsageError
 from mmrec_model.features.bundle import FeatureBundle, Progress, build_bundle
 from mmrec_model.features.signature import sign_bundle
+from mmrec_model.features.store import vector_store
 from mmrec_model.model.recommender import initial_state
 from mmrec_model.planning import adaptive_clipping, planned_evaluation, planned_learning_rate, private_plan
 from mmrec_model.storage import write_atomically
@@ -90,13 +90,6 @@ class Recipe:
     model: ModelConfig = field(default_factory=ModelConfig)
     encoders: tuple[EncoderConfig, ...] = field(default_factory=default_encoders)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-
-
-def vector_store() -> Path:
-    """Folder of raw vectors: `$MMREC_CACHE`, else `$XDG_CACHE_HOME/mmrec`, else `~/.cache/mmrec`."""
-    if named := os.environ.get("MMREC_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrec"
 
 
 def claim(out: Path, *, overwrite: bool) -> None:
