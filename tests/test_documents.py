@@ -96,3 +96,18 @@ def test_the_figures_of_the_price_page_are_those_of_its_command() -> None:
     page = (ROOT / "docs" / "accounting.md").read_text()
     assert len(figures) == 20
     assert [figure for figure in figures if figure not in page] == []
+
+
+@pytest.mark.parametrize("command", commands(ROOT / "docs" / "pretraining.md"))
+def test_every_command_of_the_pretraining_page_runs(command: str, small_partner: Path, tmp_path: Path) -> None:
+    words = [str(small_partner) if word == "FOLDER" else word for word in shlex.split(command)]
+    words = [str(tmp_path / word) if word.startswith("runs/") else word for word in words]
+    script = (
+        "import typer; from mmrec_model.pretraining.cli import register; "
+        "app = typer.Typer(); app.callback()(lambda: None); register(app); app()"
+    )
+    environment = {**os.environ, "MMREC_CACHE": str(small_partner.parent / "vectors")}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words], capture_output=True, text=True, env=environment, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr

@@ -39,6 +39,13 @@ Progress = Callable[[int, int], None]
 """Told how many inputs are settled, and how many of them could not be read."""
 
 
+def vector_store() -> Path:
+    """Folder of raw vectors: `$MMREC_CACHE`, else `$XDG_CACHE_HOME/mmrec`, else `~/.cache/mmrec`."""
+    if named := os.environ.get("MMREC_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrec"
+
+
 class Entry(NamedTuple):
     """Where a medium's vector lies: row and CRC-32, or (None, 0) for a medium that could not be encoded."""
 
@@ -183,13 +190,6 @@ def _append_behind(shard: _Shard, tally: _Tally, chunks: Iterable[tuple[Sequence
         if last is not None:
             last[1].result()
             tally.settle(last[0])
-
-
-def vector_store() -> Path:
-    """Folder of raw vectors: `$MMREC_CACHE`, else `$XDG_CACHE_HOME/mmrec`, else `~/.cache/mmrec`."""
-    if named := os.environ.get("MMREC_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrec"
 
 
 def media_key(encoder_digest: str, medium: str | Path) -> str | None:

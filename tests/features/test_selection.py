@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from mmrec_model.config import EncoderConfig, TransformConfig, parse_config
+from mmrec_model.config import EncoderConfig, TransformConfig
+from mmrec_model.config_reader import parse_config
 from mmrec_model.encoders.registry import load_encoder
 from mmrec_model.errors import ConfigError, FeatureError
 from mmrec_model.features.bundle import build_bundle, open_transform
