@@ -1,4 +1,4 @@
-"""What a person sees while waiting: one bar per stage, on standard error."""
+"""What a person sees while a long command works: one bar per stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The short table at the end of a run."""
+"""The short table that a person sees at the end."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mmrec_model.canonical import JsonValue
-from mmrec_model.config import EncoderConfig, Modality, parse_config
+from mmrec_model.config import EncoderConfig, Modality
+from mmrec_model.config_reader import parse_config
 from mmrec_model.encoders.interface import Encoder, Mask, Recipe, Vectors, recipe_digest
 from mmrec_model.encoders.network_folder import NetworkCard, load_weights, names_network, read_card, save_network
 from mmrec_model.encoders.seeded import state_digest

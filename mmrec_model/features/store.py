@@ -194,14 +194,18 @@ def _append_behind(shard: _Shard, tally: _Tally, chunks: Iterable[tuple[Sequence
 
 def media_key(encoder_digest: str, medium: str | Path) -> str | None:
     """The store's key of a medium, or None for a file that cannot be read."""
-    if isinstance(medium, Path):
-        try:
-            content = sha256_of_file(medium)
-        except OSError:
-            return None
-    else:
-        content = sha256_hex(medium.encode("utf-8", "surrogatepass"))
-    return hashlib.sha256(f"{encoder_digest}:{content}".encode()).hexdigest()
+    content = content_digest(medium)
+    return None if content is None else hashlib.sha256(f"{encoder_digest}:{content}".encode()).hexdigest()
+
+
+def content_digest(medium: str | Path) -> str | None:
+    """SHA-256 of a text or of a file's bytes, or None for a file that cannot be read."""
+    if isinstance(medium, str):
+        return sha256_hex(medium.encode("utf-8", "surrogatepass"))
+    try:
+        return sha256_of_file(medium)
+    except OSError:
+        return None
 
 
 def _checksum(vector: Vectors) -> int:

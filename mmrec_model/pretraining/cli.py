@@ -70,7 +70,7 @@ def pretrain(  # noqa: PLR0917 - one argument per option
         "width": width, "held_out": held_out, "patience": patience, "seed": seed, "workers": workers, "device": device,
     }  # fmt: skip
     from mmrec_model.bars import Bars  # noqa: PLC0415
-    from mmrec_model.config import parse_config  # noqa: PLC0415
+    from mmrec_model.config_reader import parse_config  # noqa: PLC0415
     from mmrec_model.pretraining.run import run_pretraining  # noqa: PLC0415
     from mmrec_model.pretraining.settings import PretrainingSettings  # noqa: PLC0415
 

@@ -3,8 +3,8 @@
     OUT/pretraining.json   task, data digest, base, licence, epochs, held-out figures, SHA-256 of every file
     OUT/README.md          the licence of the base, and the same for people
 
-The work is done in `.OUT.pretraining` beside OUT; the checkpoint lies there until the result is renamed to OUT. No
-file holds a time or a path, so the same training gives the same bytes.
+The work is done in `.OUT.pretraining` beside OUT: the checkpoint lies there until the result has been renamed to OUT.
+No file holds a time or a path, so the same training gives the same bytes.
 """
 
 from __future__ import annotations

@@ -150,6 +150,17 @@ def test_a_user_whose_scores_are_not_numbers_ends_nothing_and_is_ranked_last(mak
     assert np.linalg.norm(found - whole) <= 10 * sensitivity(bare.evaluation)
 
 
+def test_ties_are_broken_anew_in_every_release(make_site, evaluated, monkeypatch) -> None:
+    bare = evaluated.model_copy(update={"privacy": evaluated.privacy.model_copy(update={"mechanism": "none"})})
+    site, n_items = make_site(), evaluated.features.items
+    monkeypatch.setattr(measurement, "score_catalogue", lambda _model, _items, who: np.ones((len(who), n_items)))
+    found = [
+        measure(bare, site.items, site.dataset, global_state(bare), GaussianNoise(seed=seed)) for seed in (b"a", b"b")
+    ]
+    assert (found[0][:-1] != found[1][:-1]).any()
+    assert found[0][-1] == found[1][-1]
+
+
 def kinds(site) -> list[str]:
     with site.open_ledger() as ledger:
         return [record.text("kind") if record.type == "reserve" else str(record.type) for record in ledger.records]

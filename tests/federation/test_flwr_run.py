@@ -19,6 +19,7 @@ from PIL import Image
 from client.app import app as client_app
 from mmrec_model.config import (
     EncoderConfig,
+    EvaluationConfig,
     FeatureSpec,
     PrivacyConfig,
     RunConfig,
@@ -85,10 +86,19 @@ def write_data(folder: Path, *, items: int = 12, users: int = 12) -> None:
 
 
 def make_workspace(folder: Path) -> Path:
-    """Two real partners with a few users each, a plan of two private rounds."""
+    """Two real partners with a few users each, a plan of two private rounds, evaluated once and in the end."""
     write_data(folder / "data")
     training = TrainingConfig(rounds=2, sample_rate=0.5, negatives=4)
-    recipe = Recipe(folder / "data", folder / "run", 8.0, 1e-5, 3, training, partners=2)
+    recipe = Recipe(
+        folder / "data",
+        folder / "run",
+        8.0,
+        1e-5,
+        3,
+        training,
+        partners=2,
+        evaluation=EvaluationConfig(every=2, final=True),
+    )
     bundle = build_bundle(
         open_catalogue(recipe.data),
         recipe.out / "features",
@@ -121,9 +131,14 @@ def test_flower_and_the_loopback_grid_train_the_same_model(tmp_path: Path, repos
     run_with_flower(there, len(sites), app=repository, timeout=540.0)
     one, two = ((folder / "coordinator" / "final.safetensors").read_bytes() for folder in (here, there))
     assert one == two
+    told = []
     for folder in (here, there):
-        kinds = [event["event"] for event in read_journal(folder / "coordinator" / "run.jsonl")]
-        assert kinds == ["described", "popularity", "round", "round", "finished"]
+        journal = list(read_journal(folder / "coordinator" / "run.jsonl"))
+        kinds = [event["event"] for event in journal]
+        assert kinds == ["described", "popularity", "round", "round", "evaluated", "evaluated", "finished"]
+        told.append([event["measured"] for event in journal if event["event"] == "evaluated"])
+    assert all(measured["users_error"] > 0 for measured in told[0])
+    assert told[0] == told[1]
     assert leftovers(temporary) == []
 
 
