@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from click.core import ParameterSource
 
-from mmrec_model.config import FusionName
+from mmrec_model.config import EvaluationConfig, FusionName, ModelConfig, TrainingConfig
 
 EMBEDDED = "embedded synthetic set"
+NOT_IN_SCENARIOS = frozenset({"fusion", "evaluate_every", "evaluate_final", "engine", "prepare", "finish"})
 
 
 def register(app: typer.Typer) -> None:
@@ -20,13 +22,14 @@ def register(app: typer.Typer) -> None:
 
 
 def simulate(  # noqa: PLR0917 - one argument per option
+    context: typer.Context,
     data: Annotated[
         Path | None, typer.Option(help="Folder in partner format; without it, the embedded set is made.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/simulation"),
     epsilon: Annotated[float, typer.Option(help="Price of the whole run per user and partner; inf: no privacy.")] = 8.0,
     delta: Annotated[float, typer.Option(help="Failure probability of the guarantee.")] = 1e-5,
-    rounds: Annotated[int, typer.Option(min=0, help="Federated rounds.")] = 60,
+    rounds: Annotated[int, typer.Option(min=0, help="Federated rounds; fewer in a scenario's cells.")] = 60,
     seed: Annotated[int, typer.Option(min=0, help="Of model, partition and simulated noise.")] = 0,
     silo: Annotated[
         str | None, typer.Option(help="Column that names a user's partner; by default the first silo_* column.")
@@ -48,13 +51,40 @@ def simulate(  # noqa: PLR0917 - one argument per option
     engine: Annotated[
         Literal["loopback", "flower"], typer.Option(help="In this process, or Flower's own simulation with Ray.")
     ] = "loopback",
+    scenario: Annotated[
+        str | None, typer.Option(help="Run a named grid of small federations instead (docs/scenarios.md).")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Cells of the scenario to run, AXIS=VALUE,VALUE; once per axis.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Repeat the scenario's cells with this many seeds.")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
     prepare: Annotated[bool, typer.Option("--prepare", help="Stop before training, for `flwr run`.")] = False,
     finish: Annotated[bool, typer.Option("--finish", help="Assess and report a folder that was trained.")] = False,
 ) -> None:
     """Train one recommender over several partners under user-level privacy, and report what it cost and gave."""
     _check(epsilon, delta, silo, partners, clipping)
-    from mmrec_model.config import EvaluationConfig, ModelConfig, TrainingConfig  # noqa: PLC0415
+    given = {name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    _check_scenario(given)
+    if scenario is not None:
+        from simulations.scenarios import command  # noqa: PLC0415
+        from simulations.workspace import Recipe  # noqa: PLC0415
+
+        base = Recipe(
+            data or out, out.resolve(), epsilon, delta, seed, TrainingConfig(), silo, partners, clipping=clipping
+        )
+        command.run(
+            scenario,
+            base,
+            embedded=data is None,
+            rounds=rounds if "rounds" in given else None,
+            seeds=seeds,
+            only=only or (),
+            overwrite=overwrite,
+            command=_command(data, out),
+            data_name=_name(data),
+        )
+        return
     from simulations import federation, screen, workspace  # noqa: PLC0415
     from simulations.embedded import embedded_data  # noqa: PLC0415
 
@@ -99,6 +129,14 @@ def _check(epsilon: float, delta: float, silo: str | None, partners: int | None,
         raise typer.BadParameter("give either a column or a number of partners", param_hint="--silo, --partners")
     if clipping == "adaptive" and math.isinf(epsilon):
         raise typer.BadParameter("adaptive clipping counts users at a price", param_hint="--clipping, --epsilon inf")
+
+
+def _check_scenario(given: set[str]) -> None:
+    """Refuse options that would do nothing."""
+    without = {"only", "seeds"} if "scenario" not in given else NOT_IN_SCENARIOS
+    if unread := sorted(given & without):
+        reason = "a scenario sets or has none of it" if "scenario" in given else "is read with --scenario alone"
+        raise typer.BadParameter(reason, param_hint=", ".join(f"--{name.replace('_', '-')}" for name in unread))
 
 
 def _name(data: Path | None) -> str:
