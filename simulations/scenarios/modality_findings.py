@@ -1,4 +1,4 @@
-"""What a grid of modalities shows: the table, the choice, what each modality adds, and whether this is the known answer.
+"""What a grid of modalities shows: the table, the choice, what each modality adds, and if that is the known answer.
 
 Every figure is ndcg@10 on the test items, as a mean over users of the mean over seeds, with its standard error over
 users. Choices are made on the validation items. Shapley values are exact over all subsets; the empty one is chance.

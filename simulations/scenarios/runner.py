@@ -17,7 +17,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from client.pricing import price
@@ -27,15 +27,16 @@ from mmrec_model.config import RunConfig
 from mmrec_model.data.schema import INTERACTIONS
 from mmrec_model.data.tables import find_file
 from mmrec_model.errors import UsageError
-from mmrec_model.evaluation.ranking import chance_level, paired_difference
+from mmrec_model.evaluation.ranking import Ranks, chance_level, paired_difference
 from mmrec_model.features.bundle import FeatureBundle
+from mmrec_model.model.items import Items
 from mmrec_model.model.recommender import build_model
 from mmrec_model.planning import plan_events
 from mmrec_model.protocol import PRIOR, trained_arrays
 from mmrec_model.storage import sha256_of_file, write_atomically
 from server.journal import read_journal
 from simulations import federation
-from simulations.assessment import Panel, all_metrics, errors, floor_ranks, metrics, model_ranks, panel_of
+from simulations.assessment import Panel, Part, all_metrics, errors, floor_ranks, metrics, model_ranks, panel_of
 from simulations.partition import Groups
 from simulations.progress import Progress
 from simulations.record import final_state, software
@@ -64,6 +65,28 @@ class Shared:
         """The recipe of a cell in the work folder, with the bundle that it reads."""
         folder = _bundle_folder(self.base.out, cell.recipe.hidden)
         return replace(cell.recipe, out=self.base.out / _WORK, features=folder)
+
+
+@dataclass
+class Measures:
+    """What cells are measured with, made once: the users of both parts, and the floors of what a model may read."""
+
+    panels: dict[Part, Panel] = field(default_factory=dict)
+    floors: dict[str, dict[str, Ranks]] = field(default_factory=dict)
+
+    def panel(self, sites: Sequence[Site], part: Part) -> Panel:
+        """All users with a held-out item of `part`; the same in every cell."""
+        if part not in self.panels:
+            self.panels[part] = panel_of([site.dataset for site in sites], part)
+        return self.panels[part]
+
+    def floors_of(self, config: RunConfig, items: Items, test: Panel) -> dict[str, Ranks]:
+        """The floors; families that fuse vectors share one untrained model, which reads no trained weight."""
+        trained = set() if config.model.fusion == "decision" else {"fusion", "fusion_layers", "fusion_heads"}
+        key = sha256_hex(canonical_json(config.model_dump(mode="json", exclude={"model": trained})))
+        if key not in self.floors:
+            self.floors[key] = floor_ranks(test, build_model(config), items)
+        return self.floors[key]
 
 
 def claim(out: Path, *, overwrite: bool) -> None:
@@ -116,11 +139,11 @@ def run_grid(
     shares = dict.fromkeys(cell.recipe.hidden for cell in wanted)
     bundles = {share: _encoded(base, share, progress) if share else whole for share in shares}
     shared = Shared(base, groups, bundles, _digest(base, groups))
-    panels: dict[str, Panel] = {}
+    measures = Measures()
     files = []
     for done, cell in enumerate(wanted):
         progress("cells", done, len(wanted))
-        files.append(_finished(cell, shared) or _run(cell, shared, panels))
+        files.append(_finished(cell, shared) or _run(cell, shared, measures))
     progress("cells", len(wanted), len(wanted))
     shutil.rmtree(base.out / _WORK, ignore_errors=True)
     record = _grid(scenario, shared, files, (len(cells), seeds), (command, name))
@@ -175,18 +198,15 @@ def _finished(cell: Cell, shared: Shared) -> CellFile | None:
     return kept
 
 
-def _run(cell: Cell, shared: Shared, panels: dict[str, Panel]) -> CellFile:
+def _run(cell: Cell, shared: Shared, measures: Measures) -> CellFile:
     started = time.monotonic()
     recipe, bundle = shared.recipe(cell), shared.bundles[cell.recipe.hidden]
     shutil.rmtree(recipe.out, ignore_errors=True)
     config = plan(recipe, bundle, shared.groups)
     sites = found(recipe, shared.groups, config)
     federation.train(federation.Prepared(recipe, config, bundle, sites), "loopback", _silent, federation.Stopwatch())
-    if not panels:
-        datasets = [site.dataset for site in sites]
-        panels.update(val=panel_of(datasets, "val"), test=panel_of(datasets, "test"))
     with federation.one_thread():
-        record, ranks = _assessed(cell, config, sites, recipe.out, panels)
+        record, ranks = _assessed(cell, config, sites, recipe.out, measures)
     record = record.model_copy(update={"seconds": time.monotonic() - started})
     kept = CellFile(inputs=_inputs(shared, config), record=record, test_ranks=ranks)
     write_record(kept, _file(shared.base.out, cell))
@@ -194,12 +214,13 @@ def _run(cell: Cell, shared: Shared, panels: dict[str, Panel]) -> CellFile:
 
 
 def _assessed(
-    cell: Cell, config: RunConfig, sites: Sequence[Site], out: Path, panels: dict[str, Panel]
+    cell: Cell, config: RunConfig, sites: Sequence[Site], out: Path, measures: Measures
 ) -> tuple[CellRecord, list[int]]:
     state = final_state(out)
-    items, test = sites[0].items, panels["test"]
+    items = sites[0].items.only(config.model_dims)
+    test = measures.panel(sites, "test")
     ranks = model_ranks(config, items, test, state)
-    floors = floor_ranks(test, build_model(config), items.with_prior(state[PRIOR]))
+    floors = measures.floors_of(config, items.with_prior(state[PRIOR]), test)
     levels = all_metrics(floors)
     best = max(levels, key=lambda name: levels[name].ndcg_at_10)
     gap = paired_difference(ranks, floors[best], "ndcg_at_10", seed=config.seed)
@@ -215,7 +236,7 @@ def _assessed(
         epsilon=None if config.privacy.mechanism == "none" else price(plan_events(config), config.privacy.delta),
         replies=sum(len(event["accepted"]) for event in rounds),
         rejected=dict(rejected),
-        validation=metrics(model_ranks(config, items, panels["val"], state)),
+        validation=metrics(model_ranks(config, items, measures.panel(sites, "val"), state)),
         test=metrics(ranks),
         standard_errors=errors(ranks),
         floors={CHANCE: Metrics(**chance_level(ranks)), **levels},
