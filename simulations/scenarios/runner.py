@@ -3,7 +3,7 @@
     OUT/data/              the embedded set, when no data is given
     OUT/features/SHARE/    one feature bundle per share of hidden media
     OUT/cells/NAME.json    every finished cell, written whole or not at all
-    OUT/work/              the federation of the cell that runs now; real sites with fresh ledgers
+    OUT/work/NAME/         the federation of the cell that runs now; real sites with fresh ledgers
     OUT/grid.json          the whole grid, and report.html beside it
 
 Each cell is a federation of its own through the loopback door, as if the others did not exist: the price of a cell is
@@ -62,9 +62,9 @@ class Shared:
     digest: str
 
     def recipe(self, cell: Cell) -> Recipe:
-        """The recipe of a cell in the work folder, with the bundle that it reads."""
+        """The recipe of a cell with the bundle that it reads, in a folder of its own: a process opens a site once."""
         folder = _bundle_folder(self.base.out, cell.recipe.hidden)
-        return replace(cell.recipe, out=self.base.out / _WORK, features=folder)
+        return replace(cell.recipe, out=self.base.out / _WORK / cell.name, features=folder)
 
 
 @dataclass
@@ -134,6 +134,7 @@ def run_grid(
     groups = divide(base)
     whole = _encoded(base, 0.0, progress)
     cells = scenario.cells(base, whole.modalities, seeds)
+    _refuse_strangers(base.out, cells)
     chosen = {cell.name for cell in select(cells, only)}
     wanted = [cell for cell in cells if cell.name in chosen or _file(base.out, cell).is_file()]
     shares = dict.fromkeys(cell.recipe.hidden for cell in wanted)
@@ -167,6 +168,19 @@ def _file(out: Path, cell: Cell) -> Path:
     return out / CELLS / f"{cell.name}.json"
 
 
+def _refuse_strangers(out: Path, cells: Sequence[Cell]) -> None:
+    strange = {path.name for path in (out / CELLS).glob("*.json")} - {_file(out, cell).name for cell in cells}
+    if strange:
+        raise _of_another_grid(min(strange))
+
+
+def _of_another_grid(name: str) -> UsageError:
+    return UsageError(
+        f"{name} was made with other settings, data or features than this grid asks for",
+        remedy="Name a new folder with --out, repeat the settings, or add --overwrite",
+    )
+
+
 def _digest(base: Recipe, groups: Groups) -> str:
     table = find_file(base.data, INTERACTIONS)
     rows = "" if table is None else sha256_of_file(table)
@@ -191,10 +205,7 @@ def _finished(cell: Cell, shared: Shared) -> CellFile | None:
     kept = read_cell(path)
     config = plan(shared.recipe(cell), shared.bundles[cell.recipe.hidden], shared.groups)
     if kept.inputs != _inputs(shared, config):
-        raise UsageError(
-            f"{path.name} was made with other settings, data or features than this grid asks for",
-            remedy="Name a new folder with --out, repeat the settings, or add --overwrite",
-        )
+        raise _of_another_grid(path.name)
     return kept
 
 
@@ -210,6 +221,7 @@ def _run(cell: Cell, shared: Shared, measures: Measures) -> CellFile:
     record = record.model_copy(update={"seconds": time.monotonic() - started})
     kept = CellFile(inputs=_inputs(shared, config), record=record, test_ranks=ranks)
     write_record(kept, _file(shared.base.out, cell))
+    shutil.rmtree(recipe.out)
     return kept
 
 
