@@ -78,7 +78,9 @@ def test_a_bundle_is_replaced_only_on_demand(run: Run, small_partner: Path, tmp_
     status, _, err = run("features", "build", str(small_partner), "bundle", *PICTURES_ALONE, "--no-quality")
     assert (status, "--overwrite" in err) == (1, True)
     assert open_bundle(tmp_path / "bundle").digest == before
-    assert run("features", "build", str(small_partner), "bundle", *PICTURES_ALONE, "--no-quality", "--overwrite")[0] == 0
+    assert (
+        run("features", "build", str(small_partner), "bundle", *PICTURES_ALONE, "--no-quality", "--overwrite")[0] == 0
+    )
     assert "quality" not in open_bundle(tmp_path / "bundle").manifest
 
 
