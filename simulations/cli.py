@@ -7,11 +7,15 @@ import shlex
 from pathlib import Path
 
 import typer
+from click.core import ParameterSource
 
 from mmrec_model.config import HEADS, EvaluationConfig, TrainingConfig
 from simulations import options
 
 EMBEDDED = "embedded synthetic set"
+NOT_IN_SCENARIOS = frozenset(
+    {"fusion", "heads", "loss", "evaluate_every", "evaluate_final", "engine", "prepare", "finish"}
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -20,6 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def simulate(  # noqa: PLR0917 - one argument per option
+    context: typer.Context,
     data: options.Data = None,
     out: options.Out = Path("runs/simulation"),
     epsilon: options.Epsilon = 8.0,
@@ -35,6 +40,9 @@ def simulate(  # noqa: PLR0917 - one argument per option
     evaluate_every: options.EvaluateEvery = 0,
     evaluate_final: options.EvaluateFinal = False,
     engine: options.Engine = "loopback",
+    scenario: options.Scenario = None,
+    only: options.Only = None,
+    seeds: options.Seeds = 1,
     overwrite: options.Overwrite = False,
     prepare: options.Prepare = False,
     finish: options.Finish = False,
@@ -42,6 +50,27 @@ def simulate(  # noqa: PLR0917 - one argument per option
     """Train one recommender over several partners under user-level privacy, and report what it cost and gave."""
     _check(epsilon, delta, silo, partners, clipping)
     weights = _weights(heads)
+    given = {name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    _check_scenario(given)
+    if scenario is not None:
+        from simulations.scenarios import command  # noqa: PLC0415
+        from simulations.workspace import Recipe  # noqa: PLC0415
+
+        base = Recipe(
+            data or out, out.resolve(), epsilon, delta, seed, TrainingConfig(), silo, partners, clipping=clipping
+        )
+        command.run(
+            scenario,
+            base,
+            embedded=data is None,
+            rounds=rounds if "rounds" in given else None,
+            seeds=seeds,
+            only=only or (),
+            overwrite=overwrite,
+            command=_command(data, out),
+            data_name=_name(data),
+        )
+        return
     from mmrec_model.bars import Bars  # noqa: PLC0415
     from simulations import federation, screen, workspace  # noqa: PLC0415
     from simulations.embedded import embedded_data  # noqa: PLC0415
@@ -104,6 +133,14 @@ def _weights(heads: str) -> dict[str, float]:
             )
         weights[name] = weight
     return weights
+
+
+def _check_scenario(given: set[str]) -> None:
+    """Refuse options that would do nothing."""
+    without = {"only", "seeds"} if "scenario" not in given else NOT_IN_SCENARIOS
+    if unread := sorted(given & without):
+        reason = "a scenario sets or has none of it" if "scenario" in given else "is read with --scenario alone"
+        raise typer.BadParameter(reason, param_hint=", ".join(f"--{name.replace('_', '-')}" for name in unread))
 
 
 def _name(data: Path | None) -> str:

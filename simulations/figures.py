@@ -25,7 +25,7 @@ from simulations.run_record import PartnerRecord, RunRecord
 
 INK, SOFT, RULE, ACCENT, SECOND, BAD = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
 _VARIABLES = {INK: "ink", SOFT: "soft", RULE: "rule", ACCENT: "accent", SECOND: "second", BAD: "bad"}
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mmrec",
     "text.parse_math": False,
@@ -76,7 +76,7 @@ def learning_curve(record: RunRecord, lines: Sequence[Line]) -> str | None:
     metric = record.verdict.metric
     rounds = [row.round for row in record.rounds]
     values = [float(getattr(row.validation, metric)) for row in record.rounds]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _axes(3.5)
         end = max(*rounds, 1)
         for line in lines:
@@ -95,7 +95,7 @@ def learning_curve(record: RunRecord, lines: Sequence[Line]) -> str | None:
         axes.set_ylabel(metric_label(metric))
         axes.grid(visible=False, axis="x")
         figure.subplots_adjust(left=0.085, right=0.72, top=0.97, bottom=0.15)
-        return _svg(figure, "f1")
+        return page_svg(figure, "f1")
 
 
 def _released(axes: Axes, record: RunRecord) -> None:
@@ -118,7 +118,7 @@ def epsilon_spent(record: RunRecord, budget: float) -> str | None:
     if not spent and not partners:
         return None
     top = max([budget, *(y for _, y in spent), *(y for y, _ in partners)])
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH, 2.9))
         left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1.15, 1]})
         left.axhline(budget, color=BAD, lw=1.2, ls=(0, (5, 3)))
@@ -134,7 +134,7 @@ def epsilon_spent(record: RunRecord, budget: float) -> str | None:
         named = len(partners) <= NAMED_PARTNERS
         _partner_strip(right, partners, named=named)
         figure.subplots_adjust(left=0.085, right=0.985, top=0.97, bottom=0.17, wspace=0.55 if named else 0.2)
-        return _svg(figure, "f2")
+        return page_svg(figure, "f2")
 
 
 def clip_curve(record: RunRecord) -> str | None:
@@ -142,7 +142,7 @@ def clip_curve(record: RunRecord) -> str | None:
     clips = [(row.round, row.clip) for row in record.rounds if row.clip is not None]
     if not clips:
         return None
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _axes(1.7)
         axes.plot([x for x, _ in clips], [y for _, y in clips], color=ACCENT)
         axes.set_ylim(0, 1.15 * max(y for _, y in clips))
@@ -150,7 +150,7 @@ def clip_curve(record: RunRecord) -> str | None:
         axes.set_xlabel("round")
         axes.set_ylabel("clip")
         figure.subplots_adjust(left=0.085, right=0.985, top=0.95, bottom=0.29)
-        return _svg(figure, "f4")
+        return page_svg(figure, "f4")
 
 
 def partner_map(record: RunRecord, floor: str, floor_label: str) -> str | None:
@@ -163,7 +163,7 @@ def partner_map(record: RunRecord, floor: str, floor_label: str) -> str | None:
     ]
     if not points:
         return None
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _axes(_MAP_HEIGHT)
         top = max(max(x, y) for x, y, _ in points) * 1.16 or 1.0
         axes.plot([0, top], [0, top], color=SOFT, lw=1.0, ls=(0, (5, 3)))
@@ -178,7 +178,7 @@ def partner_map(record: RunRecord, floor: str, floor_label: str) -> str | None:
         axes.set_xlabel(f"{metric_label(metric)}, {floor_label}")
         axes.set_ylabel(f"{metric_label(metric)}, federated model")
         figure.subplots_adjust(left=0.085, right=0.985, top=0.97, bottom=0.12)
-        return _svg(figure, "f3")
+        return page_svg(figure, "f3")
 
 
 def verdict_interval(record: RunRecord) -> str:
@@ -186,7 +186,7 @@ def verdict_interval(record: RunRecord) -> str:
     verdict = record.verdict
     colour = ACCENT if verdict.low > 0 else BAD if verdict.high < 0 else SOFT
     reach = max(abs(verdict.low), abs(verdict.high), abs(verdict.difference), 1e-4) * 1.25
-    with mpl.rc_context({**_STYLE, "axes.spines.left": False, "axes.grid": False}):
+    with mpl.rc_context({**STYLE, "axes.spines.left": False, "axes.grid": False}):
         figure = Figure(figsize=(_WIDTH, 0.8))
         axes = figure.subplots()
         axes.axvline(0, color=INK, lw=1.0)
@@ -199,7 +199,7 @@ def verdict_interval(record: RunRecord) -> str:
         axes.text(-reach, 0.6, "floor is better", color=SOFT, ha="left", va="center", size=7.8)
         axes.text(reach, 0.6, "federated model is better", color=SOFT, ha="right", va="center", size=7.8)
         figure.subplots_adjust(left=0.06, right=0.94, top=0.98, bottom=0.3)
-        return _svg(figure, "f0")
+        return page_svg(figure, "f0")
 
 
 def metric_label(metric: str) -> str:
@@ -299,7 +299,7 @@ def _axes(height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _svg(figure: Figure, prefix: str) -> str:
+def page_svg(figure: Figure, prefix: str) -> str:
     """Only the <svg> element, scalable, with the page's variables for colours and its own prefix on every id."""
     figure.patch.set_alpha(0.0)
     for axes in figure.axes:

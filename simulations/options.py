@@ -13,7 +13,7 @@ Data = Annotated[Path | None, typer.Option(help="Folder in partner format; witho
 Out = Annotated[Path, typer.Option(help="Folder for the run.")]
 Epsilon = Annotated[float, typer.Option(help="Price of the whole run per user and partner; inf: no privacy.")]
 Delta = Annotated[float, typer.Option(help="Failure probability of the guarantee.")]
-Rounds = Annotated[int, typer.Option(min=0, help="Federated rounds.")]
+Rounds = Annotated[int, typer.Option(min=0, help="Federated rounds; fewer in a scenario's cells.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of model, partition and simulated noise.")]
 Silo = Annotated[
     str | None, typer.Option(help="Column that names a user's partner; by default the first silo_* column.")
@@ -38,3 +38,8 @@ Engine = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")]
 Prepare = Annotated[bool, typer.Option("--prepare", help="Stop before training, for `flwr run`.")]
 Finish = Annotated[bool, typer.Option("--finish", help="Assess and report a folder that was trained.")]
+Scenario = Annotated[
+    str | None, typer.Option(help="Run a named grid of small federations instead (docs/scenarios.md).")
+]
+Only = Annotated[list[str] | None, typer.Option(help="Cells of the scenario to run, AXIS=VALUE,VALUE; once per axis.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Repeat the scenario's cells with this many seeds.")]

@@ -111,7 +111,7 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
     progress("assessing", 2, 2)
     return RunRecord(
         command=outcome.command,
-        version=_versions(),
+        version=software(),
         config=outcome.config.model_dump(mode="json"),
         data=_data(outcome),
         features=_features(outcome.bundle),
@@ -143,7 +143,8 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
     )
 
 
-def _versions() -> Versions:
+def software() -> Versions:
+    """What computes this run."""
     names = ("mmrec", "torch", "flwr", "opacus")
     return Versions(python=platform.python_version(), **{name: version(name) for name in names})
 

@@ -50,7 +50,7 @@ def render(record: RunRecord) -> str:
         "partners": figures.partner_map(record, floor, report_content.label(floor)),
     }
     return (
-        _environment()
+        page_environment()
         .get_template("report.html.j2")
         .render(
             run=record,
@@ -65,7 +65,8 @@ def render(record: RunRecord) -> str:
     )
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Templates, escaping and number formats of every page."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,

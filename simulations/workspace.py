@@ -15,6 +15,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,7 @@ from mmrec_model.config import (
     FusionName,
     Modality,
     ModelConfig,
+    PrivacyConfig,
     RunConfig,
     TrainingConfig,
     TransformConfig,
@@ -43,6 +45,7 @@ from mmrec_model.model.recommender import initial_state
 from mmrec_model.planning import adaptive_clipping, planned_evaluation, planned_learning_rate, private_plan
 from mmrec_model.storage import write_atomically
 from server.sites import coordinator_key, write_partners
+from simulations.hiding import hide_media
 from simulations.partition import (
     MINIMUM_USERS,
     Groups,
@@ -75,6 +78,8 @@ class Recipe:
             catalogue.
         encoders: at most one per medium.
         evaluation: metrics that the partners release; its noise is planned.
+        hidden: share of the media that are hidden from the encoders (`simulations.hiding`).
+        features: folder of the feature bundle; None for `features` of the workspace.
     """
 
     data: Path
@@ -90,6 +95,13 @@ class Recipe:
     model: ModelConfig = field(default_factory=ModelConfig)
     encoders: tuple[EncoderConfig, ...] = field(default_factory=default_encoders)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    hidden: float = 0.0
+    features: Path | None = None
+
+    @property
+    def bundle_folder(self) -> Path:
+        """Where the feature bundle lies."""
+        return self.features or self.out / "features"
 
 
 def claim(out: Path, *, overwrite: bool) -> None:
@@ -147,8 +159,8 @@ def divide(recipe: Recipe) -> Groups:
 def encode(recipe: Recipe, progress: Progress | None = None) -> FeatureBundle:
     """The workspace's feature bundle; encoders that learn from a catalogue learn from this one."""
     return build_bundle(
-        open_catalogue(recipe.data),
-        recipe.out / "features",
+        hide_media(open_catalogue(recipe.data), recipe.hidden, recipe.seed),
+        recipe.bundle_folder,
         encoders=recipe.encoders,
         transform=TransformConfig(),
         store=vector_store(),
@@ -165,8 +177,7 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
         groups: partners and their users; only their numbers are used.
     """
     users = sum(map(len, groups.values()))
-    evaluation = planned_evaluation(recipe.epsilon, recipe.delta, recipe.evaluation, recipe.training)
-    privacy = private_plan(recipe.epsilon, recipe.delta, recipe.training, evaluation=evaluation)
+    evaluation, privacy = _calibrated(recipe.epsilon, recipe.delta, recipe.evaluation, recipe.training)
     if recipe.clipping == "adaptive":
         privacy = adaptive_clipping(privacy, expected_users=recipe.training.sample_rate * users / len(groups))
     config = RunConfig(
@@ -189,6 +200,15 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
     config = config.model_copy(update={"training": config.training.model_copy(update={"learning_rate": rate})})
     write_atomically(recipe.out / MARKER, (config.model_dump_json(indent=2) + "\n").encode())
     return config
+
+
+@lru_cache(maxsize=8)
+def _calibrated(
+    epsilon: float, delta: float, evaluation: EvaluationConfig, training: TrainingConfig
+) -> tuple[EvaluationConfig, PrivacyConfig]:
+    """The noise of a target price; plans that differ in the model alone share it."""
+    planned = planned_evaluation(epsilon, delta, evaluation, training)
+    return planned, private_plan(epsilon, delta, training, evaluation=planned)
 
 
 def _public_weights(model: ModelConfig, bundle: FeatureBundle) -> dict[Modality, float]:
@@ -221,14 +241,14 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
     )
     coordinator = recipe.out / "coordinator"
     key = coordinator_key(coordinator)
-    sign_bundle(recipe.out / "features", key)
+    sign_bundle(recipe.bundle_folder, key)
     sites = [
         enrol(
             folder.parent,
             SiteConfig(
                 name=folder.parent.name,
                 catalogue=str(recipe.data.resolve()),
-                features="../../features",
+                features="../../features" if recipe.features is None else str(recipe.features.resolve()),
                 users=len(open_partner(folder, catalogue=catalogue)),
                 coordinator_key=key.public.hexadecimal,
                 simulation_seed=recipe.seed,

@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from mmrec_model.config import MODALITIES
+from mmrec_model.config import MODALITIES, Modality
 from mmrec_model.errors import DataError
 from mmrec_model.storage import write_atomically
 from simulations.synthetic.attributes import ATTRIBUTES, seen_in
@@ -82,6 +83,29 @@ class KnownAnswer:
 def true_utilities(users: int, items: int, seed: int) -> Floats:
     """The true utility (U, I) of every item for every user of the set with these arguments, without any file."""
     return draw_world(users, items, seed).utilities()
+
+
+def planted_values(
+    known: KnownAnswer, modalities: Sequence[Modality], metric: str = "ndcg_at_10"
+) -> dict[frozenset[Modality], float]:
+    """What every subset of the media is worth in truth: the true liking of all that it shows, if none were missing.
+
+    Args:
+        known: of the set; its world is drawn again from its numbers.
+        modalities: the media.
+        metric: a name in `KnownAnswer.metrics`.
+
+    Returns:
+        The metric of each of the 2^M subsets; of the empty one in random order.
+    """
+    world = draw_world(known.users, known.items, known.seed)
+    values: dict[frozenset[Modality], float] = {}
+    for size in range(len(modalities) + 1):
+        for chosen in combinations(modalities, size):
+            names = {name for medium in chosen for name in seen_in(medium)}
+            found = leave_last_out(world.utilities(names, appeal=False), world.histories)
+            values[frozenset(chosen)] = found[metric]
+    return values
 
 
 def answer_of(world: World, outcomes: Outcomes, seed: int) -> KnownAnswer:

@@ -1,0 +1,1 @@
+"""Grids of small federations: named scenarios, each a plain function from one recipe to many."""
