@@ -114,7 +114,10 @@ def _train(
 
 
 def _export(snapshot: Snapshot, config: RunConfig, journal: Journal) -> Snapshot:
-    final = _store(config, journal).averaged(snapshot, config.training.averaged_share)
+    store = _store(config, journal)
+    final = store.averaged(snapshot, config.training.averaged_share)
+    if store.left_out:
+        journal.write("averaged", round=final.round, left_out=store.left_out)
     path = journal.path.with_name("final.safetensors")
     export_state(path, final, run_id=config.run_id, plan_digest=config.digest)
     journal.write("finished", round=final.round, model_digest=final.digest)
