@@ -18,6 +18,7 @@ from safetensors.numpy import load
 from client.pricing import price
 from client.site import DIARY, Site
 from mmrec_model.config import RunConfig
+from mmrec_model.errors import ModelError
 from mmrec_model.evaluation.ranking import Ranks, chance_level, paired_difference
 from mmrec_model.features.bundle import FeatureBundle
 from mmrec_model.model.recommender import build_model
@@ -245,7 +246,10 @@ def _rounds(outcome: Outcome, panel: Panel, progress: Progress) -> list[RoundRec
     records = []
     last = outcome.config.training.rounds
     for round_ in range(last + 1):
-        snapshot, facts = store.load(round_)
+        try:
+            snapshot, facts = store.load(round_)
+        except ModelError:
+            continue  # `simulations.notes` says so
         records.append(
             RoundRecord(
                 round=round_,

@@ -199,6 +199,7 @@ class RunRecord(Strict):
     seconds: dict[str, Amount]
     privacy: PrivacyRecord
     wall_seconds: Amount
+    notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
