@@ -13,8 +13,8 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client.messages import read_request, write_reply
-from client.release import answer
+from client.messages import named_request, read_request, write_reply
+from client.release import answer, refused
 from client.site import Site
 from mmrec_model.errors import ConfigError
 from mmrec_model.protocol import Kind
@@ -54,8 +54,12 @@ def _answered(kind: Kind, message: Message, context: Context) -> Message:
         # Flower sends the text of an exception to the coordinator; that of a site names places and values.
         logger.exception("this node's site cannot be opened")
         raise ConfigError("the site cannot be opened", remedy="The partner's own log has the details") from None
-    request, arrays = read_request(message)
-    result = answer(site, kind, request, arrays)
+    try:
+        request, arrays = read_request(message)
+    except Exception as error:
+        result = refused(site, kind, named_request(message), error)
+    else:
+        result = answer(site, kind, request, arrays)
     return write_reply(result.reply, result.arrays, to=message)
 
 

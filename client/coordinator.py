@@ -8,14 +8,15 @@ A request is answered if, in this order:
    different one a `FORK`;
 5. the countersignature of that head is by the same key (`SIGNATURE`); it is written into the ledger, once.
 
-All of this happens before anything is charged. The answer shows the ledger's head, signed with the nonce. A ledger that
-names no server key belongs to a site without a coordinator; then nothing is checked and no head is shown.
+All of this happens before anything is charged. The answer shows the ledger's head, signed with the nonce, and the
+rotations of the partner's own key that the coordinator has not seen. A ledger that names no server key belongs to a
+site without a coordinator; then nothing is checked and no head is shown.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -25,6 +26,7 @@ from mmrec_model.privacy.bodies import RecordType
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.privacy.heads import NO_HEAD, Countersignature, Head, require_prefix, statement_from_json
 from mmrec_model.privacy.ledger import Ledger
+from mmrec_model.privacy.records import Record
 from mmrec_model.protocol import REQUEST_DOMAIN, Kind, Request, request_statement
 
 _Claim: TypeAlias = tuple[str, Head, Countersignature | None]
@@ -46,6 +48,7 @@ class Shown:
     ledger_head: str
     head: str = ""
     growth: str = ""
+    rotations: str = ""
 
 
 def confirm(ledger: Ledger, kind: Kind, request: Request) -> Challenge | None:
@@ -84,24 +87,32 @@ def show(ledger: Ledger, challenge: Challenge | None) -> Shown:
     """The head after everything that the answer cost."""
     if challenge is None:
         return Shown(ledger.head.hash)
-    head = canonical_json(ledger.signed_head(challenge.nonce).to_json()).decode()
-    growth = json.dumps(ledger.consistency_proof(challenge.size), separators=(",", ":"))
-    return Shown(ledger.head.hash, head, growth)
+    head = ledger.signed_head(challenge.nonce)
+    growth = ledger.signed_growth(head, challenge.size)
+    rotations: list[JsonValue] = [rotation.to_json() for rotation in ledger.rotations(challenge.size)]
+    return Shown(head.hash, _text(head.to_json()), _text(growth.to_json()), _text(rotations) if rotations else "")
 
 
 def _known(ledger: Ledger, request: Request) -> _Claim:
-    own = ledger.history.keys["partner"].key_id
     named = _object(request.known)
-    if own not in named:
+    own = next((key_id for key_id in _own_keys(ledger.records) if key_id in named), None)
+    if own is None:
         raise LedgerFault(
             FaultCode.NONCE,
-            f"the coordinator has no challenge for the key {own}",
+            f"the coordinator has no challenge for the key {ledger.history.keys['partner'].key_id}",
             remedy="Have the public key enrolled; after a fork was shown, have it explained",
         )
     match named[own]:
         case [str(nonce), int(size), str(root)] if size >= 0:
             return nonce, Head(size, NO_HEAD.hash, root), None
     raise _malformed("known")
+
+
+def _own_keys(records: Sequence[Record]) -> list[str]:
+    """Ids of all keys of this partner, the one in force first: a coordinator may not know of the last rotations yet."""
+    rotated = [record for record in records if record.type == RecordType.KEY_ROTATE]
+    own = [record.text("new_key_id") for record in rotated if record.text("role") == "partner"]
+    return [*reversed(own), records[0].text("key_id")]
 
 
 def _addressed(ledger: Ledger, request: Request) -> _Claim:
@@ -125,6 +136,10 @@ def _object(text: str) -> Mapping[str, JsonValue]:
     if not isinstance(value, dict):
         raise _malformed("known or receipt")
     return value
+
+
+def _text(value: JsonValue) -> str:
+    return canonical_json(value).decode()
 
 
 def _malformed(name: str) -> ProtocolError:

@@ -10,7 +10,7 @@ is found again and sent as it was. What leaves is the `Reply` fields and the arr
     TRAIN       change of the trained weights after noised, clipped steps; witness block    sampled Gaussian steps
                 with adaptive clipping, the noised share of users within the clip           in the same steps
     EVALUATE    noised sums of the plan's metrics and of the evaluated users                one Gaussian release
-    these four  the signed head of the ledger and the proof that it only grew               price 0
+    these four  the signed head of the ledger, the proof that it only grew, own rotations   price 0
     any kind    a refusal: a policy code and a text without private values                  price 0
 """
 
@@ -32,7 +32,8 @@ from client.policy import check_metrics, check_release, check_run
 from client.popularity import count_items, sensitivity
 from client.site import Site
 from client.training import train_round
-from mmrec_model.config import RunConfig, parse_config
+from mmrec_model.config import RunConfig
+from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import (
     BudgetExhausted,
     BundleSignatureError,
@@ -73,14 +74,28 @@ def answer(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answer:
     """
     try:
         return _admitted(site, kind, request, arrays)
-    except MmrecError as error:
+    except Exception as error:
+        return refused(site, kind, request, error)
+
+
+def refused(site: Site, kind: Kind, request: Request, error: Exception) -> Answer:
+    """The refusal that tells the coordinator of an error what it may know.
+
+    Flower would send the words of the exception, which may hold data or paths.
+
+    Args:
+        site: this partner.
+        kind: the message type.
+        request: its fields; of a message that could not be read, what could.
+        error: what went wrong.
+    """
+    if isinstance(error, MmrecError):
         logger.warning("site %s refuses %s of run %s: %s", site.config.name, kind, request.run_id, error)
         code, text = _refusal(error)
-        return Answer(_reply(site, kind, request, refusal=code, refusal_text=text))
-    except Exception:
-        # Flower would send the words of the exception, which may hold data or paths, to the coordinator.
-        logger.exception("site %s fails at %s of run %s", site.config.name, kind, request.run_id)
-        return Answer(_reply(site, kind, request, refusal="site", refusal_text=_UNEXPECTED))
+    else:
+        logger.error("site %s fails at %s of run %s", site.config.name, kind, request.run_id, exc_info=error)
+        code, text = "site", _UNEXPECTED
+    return Answer(_reply(site, kind, request, refusal=code, refusal_text=text))
 
 
 def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answer:
@@ -182,7 +197,10 @@ def _make_popularity(site: Site, reserve: Record, config: RunConfig, _state: Arr
 def _make_update(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
     place = f"{reserve.text('run_id')}/{reserve.whole('round')}/{reserve.whole('attempt')}"
     noise = site.noise(f"train/{place}")
-    trained = train_round(config, site.items, site.dataset.train, state, users=site.config.users, noise=noise)
+    labels = site.dataset.labels(config.model.categories)
+    trained = train_round(
+        config, site.items, site.dataset.train, state, users=site.config.users, noise=noise, labels=labels
+    )
     event = committed_event(config, noise_multiplier=trained.noise_multiplier, steps=trained.steps)
     arrays = dict(trained.update)
     if trained.witness.size:
@@ -246,6 +264,7 @@ def _reply(
         ledger_head=shown.ledger_head if shown else "",
         head=shown.head if shown else "",
         growth=shown.growth if shown else "",
+        rotations=shown.rotations if shown else "",
         refusal=refusal,
         refusal_text=refusal_text,
     )

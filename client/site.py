@@ -5,14 +5,15 @@ A site is a folder:
     site.toml      name, folders, public number of users
     policy.toml    the partner's own limits (`client.policy`)
     data/          interactions and users in the partner format
-    key.pem        the signing key, mode 0600, never leaves
+    key.pem        the signing key, mode 0600, never leaves (`client.rotation`)
     salt.bin       secret that hides user ids in the data commitment, mode 0600, never leaves
     ledger.jsonl   what was spent (`mmrec_model.privacy.ledger`)
     diary.jsonl    what this site did and how long it took; for the partner's own eyes
     outbox/        finished replies until their run ends (`client.outbox`)
     witness.npy    the noise block of the last committed round (`client.witness`)
 
-The same folder is used by a simulated and by a real partner. The only module that knows paths.
+The same folder is used by a simulated and by a real partner. Beside `client.rotation`, the only module that knows
+paths.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ from pydantic import Field
 
 from client.policy import Policy, read_policy
 from client.pricing import price_of_mechanisms
+from client.rotation import KEY, LEDGER, signing_key
 from mmrec_model.canonical import sha256_hex
-from mmrec_model.config import Count, Strict, parse_config
+from mmrec_model.config import Count, Strict
+from mmrec_model.config_reader import parse_config
 from mmrec_model.data.catalogue import Catalogue, open_catalogue
 from mmrec_model.data.dataset import PartnerDataset, open_partner
 from mmrec_model.errors import ConfigError
@@ -157,12 +160,12 @@ class Site:
 
     @property
     def code_digest(self) -> str:
-        """Digest of the installed package's source."""
-        return _code_digest()
+        """Digest of the installed package's source; see `code_digest`."""
+        return code_digest()
 
     def open_ledger(self) -> Ledger:
         """The ledger, locked while open; every reserve is priced against the budget it was opened with."""
-        return Ledger.open(self.root / "ledger.jsonl", self._key(), price=price_of_mechanisms)
+        return Ledger.open(self.root / LEDGER, self._key(), price=price_of_mechanisms)
 
     def noise(self, purpose: str) -> GaussianNoise:
         """Randomness for one release; from the operating system, unless this is a simulated site.
@@ -183,7 +186,7 @@ class Site:
             stream.write(json.dumps(entry) + "\n")
 
     def _key(self) -> SigningKey:
-        return SigningKey.load(self.root / "key.pem")
+        return signing_key(self.root)
 
     def _folder(self, name: str) -> Path:
         return (self.root / name).resolve()
@@ -224,7 +227,7 @@ def enrol(root: Path, config: SiteConfig, policy: Policy) -> Site:
         "server_nonce": None,
         "policy_digest": sha256_hex((root / "policy.toml").read_bytes()),
     }
-    with Ledger.create(root / "ledger.jsonl", SigningKey.create(root / "key.pem"), body, price=price_of_mechanisms):
+    with Ledger.create(root / LEDGER, SigningKey.create(root / KEY), body, price=price_of_mechanisms):
         pass
     return site
 
@@ -257,8 +260,12 @@ def _items(folder: Path) -> Items:
 
 
 @lru_cache(maxsize=1)
-def _code_digest() -> str:
-    """SHA-256 over the names and digests of the installed modules of `client` and `mmrec_model`."""
+def code_digest() -> str:
+    """SHA-256 over the names and digests of the installed modules of `client` and `mmrec_model`.
+
+    Read once per process, at its first message, and that is right: what runs is what was imported at the start. A file
+    that is replaced later does not run, so it must not change what policy and ledger are told has run.
+    """
     top = Path(__file__).resolve().parents[1]
     files = sorted(path for package in ("client", "mmrec_model") for path in (top / package).rglob("*.py"))
     lines = (f"{path.relative_to(top).as_posix()} {sha256_hex(path.read_bytes())}\n" for path in files)

@@ -6,13 +6,12 @@ key and the limit. `RunConfig` is public: it holds no statistic of any partner's
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Literal, Self, TypeVar
+import math
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmrec_model.canonical import canonical_json, sha256_hex
-from mmrec_model.errors import ConfigError
 
 Modality = Literal["text", "image", "audio", "video"]
 MODALITIES: tuple[Modality, ...] = ("text", "image", "audio", "video")
@@ -22,6 +21,13 @@ FusionName = Literal[
     "attention", "concat", "weighted_sum", "additive", "gated", "cross_attention", "transformer", "decision"
 ]
 """How the modalities of an item become one vector or one score; see docs/fusion.md."""
+HeadName = Literal["ctr", "cvr", "rating", "category"]
+HEADS: tuple[HeadName, ...] = ("ctr", "cvr", "rating", "category")
+"""All heads beside the ranking, in the order in which they are built, trained and reported."""
+RankingLoss = Literal["sampled_softmax", "bpr", "bce"]
+RANKING_LOSSES: tuple[RankingLoss, ...] = ("sampled_softmax", "bpr", "bce")
+HOUR_BUCKETS, WEEKDAYS = 8, 7
+"""Public buckets of a moment: three hours of the day (UTC) each, and the days of the week from Monday."""
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Pooling = Literal["auto", "mean", "cls", "last"]
@@ -32,6 +38,7 @@ Count = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=2, le=4096)]
 _FLOAT32_CLIPS = (1e-30, 1e30)
 """Adaptive clips travel as float32."""
+Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MetricName = Annotated[str, Field(pattern=r"^((recall|ndcg)_at_[1-9][0-9]{0,3}|mrr)$")]
 """A ranking metric of one user that lies in [0, 1], as `mmrec_model.evaluation.ranking.per_user` names it."""
@@ -53,11 +60,13 @@ class EncoderConfig(Strict):
         batch_size: inputs per forward pass.
         max_tokens: tokens kept of a text by a transformer.
         image_size: side of the square picture, in pixels, for networks made by configuration.
-        frames: frames taken from a film, spread evenly.
+        frames: frames taken from a film.
+        stride: distance between two frames of a film, from its beginning; 0 spreads them evenly over the whole film.
+        workers: processes that decode media; 0 decodes in the caller. No vector depends on it.
         device: torch device.
         pooling: token states that make a text's vector: their mean, the first, or the last; `auto` is the mean, for a
             decoder the last, and for a text-picture model its own.
-        dtype: what texts and pictures are computed in; vectors are kept as float32.
+        dtype: what networks compute in; vectors are kept as float32. Refused by log-mel statistics, which have none.
     """
 
     modality: Modality
@@ -66,6 +75,8 @@ class EncoderConfig(Strict):
     max_tokens: Annotated[int, Field(ge=8, le=8192)] = 256
     image_size: Annotated[int, Field(ge=32, le=1024)] = 96
     frames: Annotated[int, Field(ge=1, le=256)] = 8
+    stride: Annotated[int, Field(ge=0, le=10_000)] = 0
+    workers: Annotated[int, Field(ge=0, le=64)] = 0
     device: str = "cpu"
     pooling: Pooling = "auto"
     dtype: Precision = "float32"
@@ -76,11 +87,37 @@ class TransformConfig(Strict):
 
     `impute` estimates missing vectors from the modalities that an item has: `vector` for the content score alone, the
     modality still counting as missing everywhere else, `present` as if the item had the modality.
+
+    Attributes:
+        select: raw dimensions that PCA sees: all, those of most variance, or those that tell the catalogue's public
+            categories apart by trees (`importance`) or sparse regressions (`l1`).
+        select_dims: how many of them at most.
+        quality: whether duplicates and disagreeing media are looked for and reported in the manifest.
+        near_duplicate: cosine between centred vectors from which on two items count as near duplicates.
+        quarantine: largest share of a medium's vectors that may be made missing because they disagree with the rest
+            of their item, and so a bound on how many good ones are lost; 0 reports alone.
     """
 
     dims: Width = 128
     whiten: bool = True
     impute: Literal["off", "vector", "present"] = "off"
+    select: Literal["none", "variance", "importance", "l1"] = "none"
+    select_dims: Width = 256
+    quality: bool = False
+    near_duplicate: Fraction = 0.98
+    quarantine: Annotated[float, Field(ge=0.0, le=0.2)] = 0.0
+
+    @model_validator(mode="after")
+    def _every_setting_is_read(self) -> Self:
+        """Refuse a value that would do nothing."""
+        fields = type(self).model_fields
+        if self.select == "none" and self.select_dims != fields["select_dims"].default:
+            raise ValueError(f"select_dims is {self.select_dims}, and select 'none' keeps all dimensions")
+        for name in ("near_duplicate", "quarantine"):
+            value = getattr(self, name)
+            if value != fields[name].default and not self.quality:
+                raise ValueError(f"{name} is {value}, and is read only where quality is true")
+        return self
 
 
 class FeatureSpec(Strict):
@@ -110,6 +147,13 @@ class ModelConfig(Strict):
             as a start of weights that are computed from a user's own history and never leave it.
         decision_temperature: how far weights `local` to a user stay near the public ones.
         decision_votes: items that each scorer votes for under the rule `vote`.
+        heads: what else is learned beside the ranking, and the weight of its loss in a user's loss; empty for none.
+        cvr_loss: `conditional` learns conversions on clicked rows alone; `esmm` learns pCTR * pCVR on all shown rows,
+            which needs the head `ctr`.
+        ctr_scorer: what scores a row for the head `ctr`.
+        base_rates: public guesses of the click and the conversion rate, from which these heads start.
+        rating_scale: public lowest and highest rating; ratings outside count as the nearer end.
+        categories: public names of the catalogue's categories; an item of another category has none.
     """
 
     hidden: Width = 16
@@ -126,6 +170,12 @@ class ModelConfig(Strict):
     decision_weights: Literal["public", "learned", "local"] = "learned"
     decision_temperature: Positive = 0.1
     decision_votes: Count = 20
+    heads: dict[HeadName, Positive] = {}
+    cvr_loss: Literal["conditional", "esmm"] = "conditional"
+    ctr_scorer: Literal["bilinear", "deepfm"] = "bilinear"
+    base_rates: dict[Literal["ctr", "cvr"], Rate] = {"ctr": 0.1, "cvr": 0.1}
+    rating_scale: tuple[float, float] = (1.0, 5.0)
+    categories: Annotated[tuple[str, ...], Field(max_length=4096)] = ()
 
     @model_validator(mode="after")
     def _every_setting_is_read(self) -> Self:
@@ -143,6 +193,22 @@ class ModelConfig(Strict):
             raise ValueError(f"hidden {self.hidden} is no multiple of fusion_heads {self.fusion_heads}")
         if self.modalities is not None and len(set(self.modalities)) < len(self.modalities):
             raise ValueError(f"modalities {list(self.modalities)} name one of them twice")
+        return self
+
+    @model_validator(mode="after")
+    def _heads_have_what_they_need(self) -> Self:
+        if self.cvr_loss == "esmm" and not {"ctr", "cvr"} <= set(self.heads):
+            raise ValueError("cvr_loss 'esmm' needs the heads 'ctr' and 'cvr'")
+        if self.ctr_scorer == "deepfm" and "ctr" not in self.heads:
+            raise ValueError("ctr_scorer 'deepfm' needs the head 'ctr'")
+        if "category" in self.heads and len(self.categories) < 2:
+            raise ValueError("the head 'category' needs at least 2 names in categories")
+        if len(set(self.categories)) != len(self.categories):
+            raise ValueError("categories has a name twice")
+        if not -math.inf < self.rating_scale[0] < self.rating_scale[1] < math.inf:
+            raise ValueError("rating_scale must be a finite lowest rating below a finite highest one")
+        if set(self.base_rates) != {"ctr", "cvr"}:
+            raise ValueError("base_rates needs exactly 'ctr' and 'cvr'")
         return self
 
 
@@ -170,6 +236,8 @@ class TrainingConfig(Strict):
         max_history: interactions of a user that a step may see; the bound of the unit of privacy.
         negatives: catalogue items drawn per user and step.
         modality_dropout: probability with which each modality of each item is hidden from a user in a step.
+        loss: how an item of the history is held against the negatives; each is a mean inside one user.
+        max_feedback: outcomes of a user (shown, clicked, converted, rated) that a step with heads may see.
         micro_batch: users whose activations are held in memory at once.
         witness_coordinates: numbers of pure noise beside every update, which show that the noise is there and fresh
             (`mmrec_model.privacy.witness`); 0 for none.
@@ -185,6 +253,8 @@ class TrainingConfig(Strict):
     max_history: Count = 32
     negatives: Count = 64
     modality_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    loss: RankingLoss = "sampled_softmax"
+    max_feedback: Count = 32
     micro_batch: Count = 64
     witness_coordinates: Annotated[int, Field(ge=0, le=65_536)] = 1024
 
@@ -327,35 +397,3 @@ class RunConfig(Strict):
     def digest(self) -> str:
         """SHA-256 of the canonical form: the same configuration has the same digest on every machine."""
         return sha256_hex(canonical_json(self.model_dump(mode="json")))
-
-
-ConfigT = TypeVar("ConfigT", bound=Strict)
-
-
-def parse_config(kind: type[ConfigT], value: object, *, source: str) -> ConfigT:
-    """Check `value` (JSON text, or what a TOML or JSON reader returned) against `kind`.
-
-    Args:
-        kind: the configuration class.
-        value: text of a JSON document, or a dictionary.
-        source: what to call it in an error: a file name or "the coordinator's plan".
-
-    Raises:
-        ConfigError: not JSON, an unknown key, or a value outside its range.
-    """
-    try:
-        text = value if isinstance(value, str) else json.dumps(value)
-        return kind.model_validate_json(text)
-    except (ValidationError, TypeError) as error:
-        problems = _first_problem(error) if isinstance(error, ValidationError) else str(error)
-        raise ConfigError(
-            f"{source}: {problems}",
-            remedy=f"Correct it; the fields of {kind.__name__} are in docs/configuration.md",
-        ) from error
-
-
-def _first_problem(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"]) or "document"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{place}: {first['msg']}, got {str(first['input'])[:80]!r}{more}"

@@ -12,7 +12,8 @@ listed here does not cross the wire.
 
 Both sides sign. A request carries the coordinator's signature over all of itself, a nonce for this partner and this
 message, and the countersignature of the last ledger head that the partner showed. A reply carries the partner's
-ledger head, signed together with that nonce, and a proof that the ledger only grew since the head the request names.
+ledger head, signed together with that nonce, a signed proof that the ledger only grew since the head the request names,
+and the rotations of the partner's key since then.
 So the two sides exchange heads in the messages that they send anyway, and no message is added for it.
 """
 
@@ -103,7 +104,9 @@ class Reply:
         users: the public number of users, rounded and fixed at enrolment: sets the partner's weight.
         ledger_head: digest of the partner's last ledger record; commits it to its history.
         head: the signed head of the partner's ledger, with the request's nonce, as JSON.
-        growth: consistency proof from the head that the request names to `head`, as a JSON list.
+        growth: consistency proof from the head that the request names to `head`, signed, as JSON.
+        rotations: `key_rotate` records of the partner's key since the head that the request names, each with the proof
+            that `head` covers it, as a JSON list; empty if there are none.
         refusal: policy code if the partner refuses, else empty; `refusal_text` says why without private values.
         protocol: `PROTOCOL_VERSION` of the sender.
     """
@@ -117,6 +120,7 @@ class Reply:
     ledger_head: str = ""
     head: str = ""
     growth: str = ""
+    rotations: str = ""
     refusal: str = ""
     refusal_text: str = ""
     protocol: int = PROTOCOL_VERSION

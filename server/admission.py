@@ -1,9 +1,10 @@
 """The gate that every reply passes before it can touch the global model. Pure: no transport, no file, no clock.
 
-The checks run in the order of `Reason`; the first that fails refuses the reply, drops the partner and not the round,
-and is counted. Those of the ledger head and of the witness block need memory; `server.sites` and `server.witness` make
-them, after these. Three rules are the point of the list (what goes wrong without them is measured in
-docs/coordinator.md):
+The checks run in the order of `Reason`, but for the ledger head; the first that fails refuses the reply, drops the
+partner and not the round, and is counted. Those of the ledger head and of the witness block need memory; `server.sites`
+and `server.witness` make them, after these. Of the head, `HeadBook` checks the signature, then a fork that is open or
+shown by two heads of one size, then nonce, rollback and growth, which is a fork again. Three rules are the point
+of the list (what goes wrong without them is measured in docs/coordinator.md):
 
 1. A value that is not finite is refused before any norm is computed: `min(1, C / nan)` clips nothing.
 2. Names, dtypes and shapes match exactly: a shape of (1,) would broadcast silently.
@@ -42,7 +43,10 @@ _MAX_TEXT = 300
 
 
 class Reason(StrEnum):
-    """Why a reply is refused, in the order of the checks. The last two concern a reply that is not there."""
+    """Why a reply is refused, in the order of the checks (see above for the ledger head).
+
+    The last two concern a reply that is not there.
+    """
 
     ERROR = "error"
     PROTOCOL = "protocol"

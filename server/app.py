@@ -15,9 +15,11 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from mmrec_model.config import RunConfig, parse_config
+from mmrec_model.config import RunConfig
+from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import ConfigError, MmrecError, ModelError
 from mmrec_model.model.recommender import initial_state
+from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.protocol import CLIP, CLIP_SHARE, PRIOR, WITNESS, Arrays
 from server.checkpoint import CheckpointStore, Snapshot, export_state
 from server.journal import Journal, WaveFacts, read_journal
@@ -59,14 +61,17 @@ def coordinate(grid: Grid, workspace: Path, initial: Callable[[RunConfig], Array
     folder = workspace / "coordinator"
     journal = Journal(folder / "run.jsonl")
     try:
-        final = _train(grid, config, folder, journal, initial)
+        with Sites.open(folder) as sites:
+            final = _train(grid, config, journal, initial, sites)
+            export_state(folder / "final.safetensors", final, run_id=config.run_id, plan_digest=config.digest)
+            journal.write("finished", round=final.round, model_digest=final.digest)
+            return final
     except MmrecError as error:
-        facts = error.facts.to_json() if isinstance(error, VoidWave) else {}
-        journal.write("failed", problem=error.problem, remedy=error.remedy, **facts)
+        # The journal of a folder belongs to the coordinator that holds its lock.
+        if not (isinstance(error, LedgerFault) and error.code is FaultCode.LOCKED):
+            facts = error.facts.to_json() if isinstance(error, VoidWave) else {}
+            journal.write("failed", problem=error.problem, remedy=error.remedy, **facts)
         raise
-    export_state(folder / "final.safetensors", final, run_id=config.run_id, plan_digest=config.digest)
-    journal.write("finished", round=final.round, model_digest=final.digest)
-    return final
 
 
 def read_plan(path: Path) -> RunConfig:
@@ -81,10 +86,9 @@ def read_plan(path: Path) -> RunConfig:
 
 
 def _train(
-    grid: Grid, config: RunConfig, folder: Path, journal: Journal, initial: Callable[[RunConfig], Arrays]
+    grid: Grid, config: RunConfig, journal: Journal, initial: Callable[[RunConfig], Arrays], sites: Sites
 ) -> Snapshot:
-    store = CheckpointStore(folder / "rounds", config.digest)
-    sites = Sites.open(folder)
+    store = CheckpointStore(journal.path.with_name("rounds"), config.digest)
     nodes = online(grid, minimum=config.minimum_cohort, timeout=config.round_timeout)
     enrolment, facts = describe(grid, config, nodes, sites)
     journal.write("described", users=dict(enrolment.users), **facts.to_json())

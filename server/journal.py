@@ -35,7 +35,7 @@ class WaveFacts:
         accepted: names, sorted.
         rejected: in order of arrival, then the partners that did not answer.
         bytes_down: bytes sent to each partner.
-        bytes_up: bytes that each partner's readable replies took.
+        bytes_up: bytes that each accepted partner's reply took; refused replies are not counted.
         ledger_heads: digest of each accepted partner's last ledger record.
         seconds: from sending the first message to the last admission check.
     """

@@ -1,32 +1,23 @@
 """One Flower message is two flat mappings: `protocol.FIELDS` (text and whole numbers) and `protocol.ARRAYS` (float32).
 
-`deliver` reads messages that anybody may have written: it allocates nothing that the bytes do not hold, never
-unpickles, and turns every malformed message into a counted refusal. What the arrays must be called, and which shape
-and size they must have, is decided later, by `server.admission`.
+`deliver` reads messages that anybody may have written (arrays by `mmrec_model.wire_arrays`) and turns every malformed
+one into a counted refusal. What the arrays must be called, and which shape and size they must have, is decided later,
+by `server.admission`.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from mmrec_model.errors import AdmissionError, ProtocolError
 from mmrec_model.protocol import ARRAYS, FIELDS, Arrays, Reply, Request, from_fields, to_fields
+from mmrec_model.wire_arrays import read_npy
 from server.admission import AnyArrays, Reason, refuse
 from server.waves import Delivery, Opened
-
-_MAGIC = b"\x93NUMPY\x01\x00"
-_HEADER = re.compile(
-    rb"\{'descr': '(?P<dtype>[<>|][biufc][0-9]{1,2})', 'fortran_order': False, "
-    rb"'shape': \((?P<shape>(?:[0-9]{1,12}(?:, ?|(?=\)))){0,8})\), \} *\n"
-)
 
 
 def pack(message: Request | Reply, arrays: Arrays) -> RecordDict:
@@ -82,23 +73,7 @@ def unpack_arrays(record: Mapping[str, Array]) -> AnyArrays:
     Raises:
         AdmissionError: `protocol`, for a serialisation other than plain npy 1.0 or a length that does not fit.
     """
-    return {name: _read_npy(name, array) for name, array in record.items()}
-
-
-def _read_npy(name: str, array: Array) -> npt.NDArray[Any]:
-    # numpy's own reader evaluates the header's text, which raises errors of many kinds on hostile text.
-    start = len(_MAGIC) + 2 + int.from_bytes(array.data[len(_MAGIC) : len(_MAGIC) + 2], "little")
-    header = _HEADER.fullmatch(array.data[len(_MAGIC) + 2 : start])
-    if array.stype != "numpy.ndarray" or not array.data.startswith(_MAGIC) or header is None:
-        raise refuse(Reason.PROTOCOL, f"array '{name[:80]}' is not a plain npy 1.0 array in C order")
     try:
-        dtype = np.dtype(header["dtype"].decode())
-    except TypeError as error:
-        raise refuse(Reason.PROTOCOL, f"array '{name[:80]}' has no known dtype") from error
-    shape = tuple(int(side) for side in header["shape"].split(b",") if side.strip())
-    if len(array.data) - start != math.prod(shape) * dtype.itemsize:
-        raise refuse(
-            Reason.PROTOCOL,
-            f"array '{name[:80]}' announces {dtype} {shape} but holds {len(array.data) - start} bytes",
-        )
-    return np.frombuffer(array.data, dtype=dtype, offset=start, count=math.prod(shape)).reshape(shape)
+        return {name: read_npy(name, array.stype, array.data) for name, array in record.items()}
+    except ProtocolError as error:
+        raise refuse(Reason.PROTOCOL, error.problem) from error

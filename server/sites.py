@@ -3,27 +3,32 @@
     coordinator/key.pem         the coordinator's own Ed25519 key, mode 0600, never leaves
     coordinator/partners.json   enrolled partners: name -> public key, agreed outside this system
     coordinator/heads.json      the last ledger head of each partner and its countersignature (`HeadBook`)
+    coordinator/heads.lock      held while a coordinator works in this folder
     coordinator/forks/          one file per proof that a partner showed two histories
 
 Every request is signed, and carries to each partner a fresh nonce and the countersignature of the head it showed last.
-A reply counts only if its head is signed by the enrolled key over that nonce and the ledger grew from the last head;
-the head is stored and countersigned before the reply is used. A partner with an open fork is asked nothing.
+A reply counts only if its head is signed by the enrolled key, or the one that the partner's ledger rotated to, over
+that nonce, and the ledger grew from the last head; the head is stored and countersigned before the reply is used. A
+partner with an open fork is asked nothing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from types import TracebackType
+from typing import Self, TypeVar
 
 from mmrec_model.canonical import JsonValue, canonical_json, sha256_hex
-from mmrec_model.errors import ConfigError
+from mmrec_model.errors import AdmissionError, ConfigError
 from mmrec_model.privacy.countersign import HeadBook
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
-from mmrec_model.privacy.heads import SignedHead, statement_from_json
+from mmrec_model.privacy.fork import ForkProof
+from mmrec_model.privacy.heads import SignedGrowth, SignedHead, growth_from_json, statement_from_json
 from mmrec_model.privacy.keys import PublicKey, SigningKey
+from mmrec_model.privacy.rotation import Rotation, rotations_from_json
 from mmrec_model.protocol import REQUEST_DOMAIN, Kind, Reply, Request, request_statement
 from mmrec_model.storage import write_atomically
 from server.admission import Reason, refuse
@@ -36,15 +41,15 @@ _REASONS = {
     FaultCode.NONCE: Reason.NONCE,
     FaultCode.ROLLBACK: Reason.ROLLBACK,
     FaultCode.FORK: Reason.FORK,
-    FaultCode.KEY: Reason.UNKNOWN_PARTNER,
 }
 _MOST_NODES = 64
 _MOST_TEXT = 1 << 13
-ShapeT = TypeVar("ShapeT", list[str], dict[str, str])
+_MOST_ROTATIONS = 1 << 16
+ReadT = TypeVar("ReadT")
 
 
 class Sites:
-    """The enrolled partners of one coordinator.
+    """The enrolled partners of one coordinator; use it as a context, or `close` it.
 
     Args:
         folder: the coordinator's folder.
@@ -52,7 +57,8 @@ class Sites:
         partners: public keys by name.
 
     Raises:
-        LedgerFault: `HEAD` if the book of heads cannot be read, `KEY` if it knows a partner by another key.
+        LedgerFault: `LOCKED` if another coordinator works in this folder, `HEAD` if the book of heads cannot be read,
+            `KEY` if it knows a partner by another key.
     """
 
     def __init__(self, folder: Path, key: SigningKey, partners: Mapping[str, PublicKey]) -> None:
@@ -60,8 +66,12 @@ class Sites:
         self._key = key
         self._partners = dict(partners)
         self._book = HeadBook(folder / HEADS, key)
-        for name in sorted(self._partners):
-            self._book.enrol(name, self._partners[name])
+        try:
+            for name in sorted(self._partners):
+                self._book.enrol(name, self._partners[name])
+        except BaseException:
+            self._book.close()
+            raise
 
     @classmethod
     def open(cls, folder: Path) -> Sites:
@@ -79,12 +89,24 @@ class Sites:
                 )
         return cls(folder, SigningKey.load(folder / KEY), read_partners(folder / PARTNERS))
 
+    def close(self) -> None:
+        """Let another process work in this folder."""
+        self._book.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def describe(self, request: Request) -> Request:
         """DESCRIBE for everybody, with a nonce and the last head for each enrolled partner, by its key id."""
         known = {}
-        for name, key in sorted(self._partners.items()):
+        for name in sorted(self._partners):
             if self._book.fork(name) is None:
-                head = self._book.head(name)
+                head, key = self._book.head(name), self._book.keys(name)[-1]
                 known[key.key_id] = [self._book.challenge(name).nonce, head.size, head.root]
         return self._signed(Kind.DESCRIBE, replace(request, known=json.dumps(known, separators=(",", ":"))))
 
@@ -94,6 +116,8 @@ class Sites:
         Raises:
             AdmissionError: `fork` while a fork of this partner is open, `unknown_partner` if it is not enrolled.
         """
+        if partner not in self._partners:
+            raise _unknown(partner)
         try:
             nonce = self._book.challenge(partner).nonce
         except LedgerFault as fault:
@@ -109,13 +133,10 @@ class Sites:
             AdmissionError: `unknown_partner`, `bad_signature`, `nonce`, `rollback` or `fork`.
         """
         if reply.partner not in self._partners:
-            raise refuse(Reason.UNKNOWN_PARTNER, f"no key of a partner '{reply.partner}' is enrolled")
-        shown = _read_head(reply)
-        growth = _read_json(reply.growth, list, "growth")
-        if len(growth) > _MOST_NODES or not all(isinstance(node, str) for node in growth):
-            raise refuse(Reason.BAD_SIGNATURE, f"the proof of growth has more than {_MOST_NODES} nodes, or not text")
+            raise _unknown(reply.partner)
+        shown, growth, rotations = _read_head(reply), _read_growth(reply), _read_rotations(reply)
         try:
-            self._book.countersign(shown, growth)
+            self._book.countersign(shown, growth, rotations)
         except LedgerFault as fault:
             self._keep_fork(reply.partner)
             raise refuse(_REASONS.get(fault.code, Reason.BAD_SIGNATURE), fault.problem) from fault
@@ -129,12 +150,18 @@ class Sites:
             return
         document: dict[str, JsonValue] = {
             "partner": partner,
-            "public_key": self._partners[partner].hexadecimal,
+            "public_keys": [key.hexadecimal for key in self._book.keys(partner)],
             "proof": proof.to_json(),
         }
-        # A name may hold characters that a file name may not.
-        file = self._folder / FORKS / f"{sha256_hex(partner.encode())[:16]}-{proof.first.size}.json"
-        write_atomically(file, canonical_json(document) + b"\n")
+        file = fork_file(self._folder, partner, proof)
+        if not file.exists():
+            write_atomically(file, canonical_json(document) + b"\n")
+
+
+def fork_file(folder: Path, partner: str, proof: ForkProof) -> Path:
+    """Where the proof of a fork is kept; a name may hold characters that a file name may not."""
+    content = sha256_hex(canonical_json(proof.to_json()))
+    return folder / FORKS / f"{sha256_hex(partner.encode())[:16]}-{proof.second.size}-{content[:16]}.json"
 
 
 def coordinator_key(folder: Path) -> SigningKey:
@@ -168,12 +195,12 @@ def read_partners(path: Path) -> dict[str, PublicKey]:
     return named
 
 
+def _unknown(partner: str) -> AdmissionError:
+    return refuse(Reason.UNKNOWN_PARTNER, f"no key of a partner '{partner}' is enrolled")
+
+
 def _read_head(reply: Reply) -> SignedHead:
-    fields = _read_json(reply.head, dict, "head")
-    try:
-        shown = statement_from_json(SignedHead, dict(fields))
-    except LedgerFault as fault:
-        raise refuse(Reason.BAD_SIGNATURE, f"the ledger head cannot be read: {fault.problem}") from fault
+    shown = _read(reply.head, lambda value: statement_from_json(SignedHead, value), "head", most=_MOST_TEXT)
     if (shown.partner, shown.hash) != (reply.partner, reply.ledger_head):
         raise refuse(
             Reason.BAD_SIGNATURE,
@@ -182,11 +209,25 @@ def _read_head(reply: Reply) -> SignedHead:
     return shown
 
 
-def _read_json(text: str, shape: type[ShapeT], name: str) -> ShapeT:
+def _read_growth(reply: Reply) -> SignedGrowth:
+    growth = _read(reply.growth, growth_from_json, "growth", most=_MOST_TEXT)
+    if len(growth.nodes) > _MOST_NODES:
+        raise refuse(Reason.BAD_SIGNATURE, f"the proof of growth has {len(growth.nodes)} nodes, above {_MOST_NODES}")
+    return growth
+
+
+def _read_rotations(reply: Reply) -> tuple[Rotation, ...]:
+    if not reply.rotations:
+        return ()
+    return _read(reply.rotations, rotations_from_json, "rotations", most=_MOST_ROTATIONS)
+
+
+def _read(text: str, reader: Callable[[JsonValue], ReadT], name: str, *, most: int) -> ReadT:
     try:
-        value = json.loads(text) if len(text) <= _MOST_TEXT else None
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, shape):
-        raise refuse(Reason.BAD_SIGNATURE, f"the reply's {name} is not a JSON {shape.__name__} of at most 8 KiB")
-    return value
+        value = json.loads(text) if len(text) <= most else None
+        return reader(value)
+    except (ValueError, RecursionError, LedgerFault) as error:
+        found = error.problem if isinstance(error, LedgerFault) else "it is no JSON"
+        raise refuse(
+            Reason.BAD_SIGNATURE, f"the reply's {name} cannot be read, or is above {most} characters: {found}"
+        ) from error

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import shlex
 from pathlib import Path
-from typing import Annotated, Literal
 
 import typer
 from click.core import ParameterSource
 
-from mmrec_model.config import EvaluationConfig, FusionName, ModelConfig, TrainingConfig
+from mmrec_model.config import HEADS, EvaluationConfig, TrainingConfig
+from simulations import options
 
 EMBEDDED = "embedded synthetic set"
-NOT_IN_SCENARIOS = frozenset({"fusion", "evaluate_every", "evaluate_final", "engine", "prepare", "finish"})
+NOT_IN_SCENARIOS = frozenset({"fusion", "heads", "evaluate_every", "evaluate_final", "engine", "prepare", "finish"})
 
 
 def register(app: typer.Typer) -> None:
@@ -23,56 +23,39 @@ def register(app: typer.Typer) -> None:
 
 def simulate(  # noqa: PLR0917 - one argument per option
     context: typer.Context,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder in partner format; without it, the embedded set is made.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/simulation"),
-    epsilon: Annotated[float, typer.Option(help="Price of the whole run per user and partner; inf: no privacy.")] = 8.0,
-    delta: Annotated[float, typer.Option(help="Failure probability of the guarantee.")] = 1e-5,
-    rounds: Annotated[int, typer.Option(min=0, help="Federated rounds; fewer in a scenario's cells.")] = 60,
-    seed: Annotated[int, typer.Option(min=0, help="Of model, partition and simulated noise.")] = 0,
-    silo: Annotated[
-        str | None, typer.Option(help="Column that names a user's partner; by default the first silo_* column.")
-    ] = None,
-    partners: Annotated[int | None, typer.Option(min=1, help="Make this many equal partners instead.")] = None,
-    clipping: Annotated[
-        Literal["flat", "adaptive"],
-        typer.Option(help="Bound of a user's gradient: fixed, or following the gradients' median by a priced count."),
-    ] = "flat",
-    fusion: Annotated[
-        FusionName, typer.Option(help="How the modalities of an item are fused (docs/fusion.md).")
-    ] = "attention",
-    evaluate_every: Annotated[
-        int, typer.Option(min=0, help="Release noised validation metrics after every n-th round, priced; 0: never.")
-    ] = 0,
-    evaluate_final: Annotated[
-        bool, typer.Option("--evaluate-final", help="Release them once for the exported model.")
-    ] = False,
-    engine: Annotated[
-        Literal["loopback", "flower"], typer.Option(help="In this process, or Flower's own simulation with Ray.")
-    ] = "loopback",
-    scenario: Annotated[
-        str | None, typer.Option(help="Run a named grid of small federations instead (docs/scenarios.md).")
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Cells of the scenario to run, AXIS=VALUE,VALUE; once per axis.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Repeat the scenario's cells with this many seeds.")] = 1,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
-    prepare: Annotated[bool, typer.Option("--prepare", help="Stop before training, for `flwr run`.")] = False,
-    finish: Annotated[bool, typer.Option("--finish", help="Assess and report a folder that was trained.")] = False,
+    data: options.Data = None,
+    out: options.Out = Path("runs/simulation"),
+    epsilon: options.Epsilon = 8.0,
+    delta: options.Delta = 1e-5,
+    rounds: options.Rounds = 60,
+    seed: options.Seed = 0,
+    silo: options.Silo = None,
+    partners: options.Partners = None,
+    clipping: options.Clipping = "flat",
+    fusion: options.Fusion = "attention",
+    heads: options.Heads = "",
+    loss: options.Loss = "sampled_softmax",
+    evaluate_every: options.EvaluateEvery = 0,
+    evaluate_final: options.EvaluateFinal = False,
+    engine: options.Engine = "loopback",
+    scenario: options.Scenario = None,
+    only: options.Only = None,
+    seeds: options.Seeds = 1,
+    overwrite: options.Overwrite = False,
+    prepare: options.Prepare = False,
+    finish: options.Finish = False,
 ) -> None:
     """Train one recommender over several partners under user-level privacy, and report what it cost and gave."""
     _check(epsilon, delta, silo, partners, clipping)
+    weights = _weights(heads)
     given = {name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
     _check_scenario(given)
+    training = TrainingConfig(rounds=rounds, loss=loss)
     if scenario is not None:
         from simulations.scenarios import command  # noqa: PLC0415
         from simulations.workspace import Recipe  # noqa: PLC0415
 
-        base = Recipe(
-            data or out, out.resolve(), epsilon, delta, seed, TrainingConfig(), silo, partners, clipping=clipping
-        )
+        base = Recipe(data or out, out.resolve(), epsilon, delta, seed, training, silo, partners, clipping=clipping)
         command.run(
             scenario,
             base,
@@ -85,10 +68,11 @@ def simulate(  # noqa: PLR0917 - one argument per option
             data_name=_name(data),
         )
         return
+    from mmrec_model.bars import Bars  # noqa: PLC0415
     from simulations import federation, screen, workspace  # noqa: PLC0415
     from simulations.embedded import embedded_data  # noqa: PLC0415
 
-    with screen.Bars() as bars:
+    with Bars() as bars:
         watch = federation.Stopwatch()
         if finish:
             prepared = federation.reopen(out.resolve())
@@ -97,7 +81,6 @@ def simulate(  # noqa: PLR0917 - one argument per option
             workspace.claim(out, overwrite=overwrite)
             with watch.stage("data"):
                 source = data or embedded_data(out, seed, bars)
-            training = TrainingConfig(rounds=rounds)
             recipe = workspace.Recipe(
                 source,
                 out.resolve(),
@@ -108,7 +91,7 @@ def simulate(  # noqa: PLR0917 - one argument per option
                 silo,
                 partners,
                 clipping=clipping,
-                model=ModelConfig(fusion=fusion),
+                model=workspace.model_with_heads(source, weights, fusion),
                 evaluation=EvaluationConfig(every=evaluate_every, final=evaluate_final),
             )
             prepared = federation.prepare(recipe, bars, watch)
@@ -133,10 +116,29 @@ def _check(epsilon: float, delta: float, silo: str | None, partners: int | None,
 
 def _check_scenario(given: set[str]) -> None:
     """Refuse options that would do nothing."""
-    without = {"only", "seeds"} if "scenario" not in given else NOT_IN_SCENARIOS
-    if unread := sorted(given & without):
+    unread = given & ({"only", "seeds"} if "scenario" not in given else NOT_IN_SCENARIOS)
+    if unread:
         reason = "a scenario sets or has none of it" if "scenario" in given else "is read with --scenario alone"
-        raise typer.BadParameter(reason, param_hint=", ".join(f"--{name.replace('_', '-')}" for name in unread))
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unread))
+        raise typer.BadParameter(reason, param_hint=names)
+
+
+def _weights(heads: str) -> dict[str, float]:
+    """`ctr,cvr=0.5` as weights by name."""
+    weights: dict[str, float] = {}
+    for part in filter(None, (piece.strip() for piece in heads.split(","))):
+        name, _, text = part.partition("=")
+        try:
+            weight = float(text) if text else 1.0
+        except ValueError:
+            weight = math.nan
+        if name not in HEADS or name in weights or not 0.0 < weight < math.inf:
+            raise typer.BadParameter(
+                f"{part!r} is not one of {', '.join(HEADS)}, each once, with a weight above 0 as in ctr=0.5",
+                param_hint="--heads",
+            )
+        weights[name] = weight
+    return weights
 
 
 def _name(data: Path | None) -> str:

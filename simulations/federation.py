@@ -91,7 +91,9 @@ def prepare(recipe: Recipe, progress: Progress, watch: Stopwatch) -> Prepared:
     with watch.stage("split"):
         groups = divide(recipe)
     with watch.stage("encode"):
-        bundle = encode(recipe, lambda name, done, total: progress(f"encoding {name}", done, total))
+        bundle = encode(
+            recipe, lambda name, done, total, unreadable: progress(f"encoding {name}", done, total, unreadable)
+        )
     with watch.stage("plan"):
         config = plan(recipe, bundle, groups)
     with watch.stage("enrol"):

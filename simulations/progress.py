@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told how far a stage is; `simulations.screen.Bars` shows it to a person."""
+    """Told how far a stage is; `mmrec_model.bars.Bars` shows it to a person."""
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` parts of `stage`."""
+    def __call__(self, stage: str, done: int, total: int, unreadable: int = 0) -> None:
+        """`done` of `total` parts of `stage` are finished; `unreadable` of the finished ones were damaged media."""

@@ -40,7 +40,9 @@ from simulations.assessment import (
     metrics,
     model_ranks,
     of_partner,
+    trained_model,
 )
+from simulations.head_assessment import assess_heads
 from simulations.progress import Progress
 from simulations.released_metrics import evaluation_records
 from simulations.run_record import (
@@ -122,6 +124,12 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
         floor_standard_errors=all_errors(floors),
         baseline_standard_errors=all_errors(baselines),
         verdict=_verdict(found, floors, outcome.config.seed),
+        heads=assess_heads(
+            [site.dataset for site in outcome.sites],
+            test,
+            trained_model(outcome.config, state),
+            items.with_prior(state[PRIOR]),
+        ),
         rounds=_rounds(outcome, validation.sample(CURVE_USERS, outcome.config.seed), progress),
         evaluations=evaluation_records(
             outcome.config,

@@ -1,65 +1,14 @@
-"""What a person sees while waiting, and the short table at the end."""
+"""The short table that a person sees at the end."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
-from rich.text import Text
 
 from simulations.report_content import evaluation_rows
 from simulations.run_record import Metrics, RunRecord
-
-
-class _Rate(ProgressColumn):
-    """Parts per second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:.1f}/s" if speed else "", style="dim")
-
-
-class Bars:
-    """One bar per stage with rate and time left; plain lines where the output is no terminal."""
-
-    def __init__(self) -> None:
-        self._console = Console(stderr=True)
-        columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), _Rate())
-        self._progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Move the bar of `stage`."""
-        if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=total)
-        self._progress.update(self._tasks[stage], completed=done, total=total)
-
-    def say(self, text: str) -> None:
-        """A line above the bars."""
-        self._progress.console.print(text)
 
 
 def show_result(record: RunRecord, out: Path) -> None:

@@ -12,9 +12,8 @@ nothing.
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +24,7 @@ from client.site import Site, SiteConfig, enrol
 from mmrec_model.config import (
     EncoderConfig,
     EvaluationConfig,
+    FusionName,
     Modality,
     ModelConfig,
     PrivacyConfig,
@@ -32,12 +32,15 @@ from mmrec_model.config import (
     TrainingConfig,
     TransformConfig,
 )
+from mmrec_model.config_reader import parse_config
 from mmrec_model.data.catalogue import open_catalogue
+from mmrec_model.data.categories import category_vocabulary
 from mmrec_model.data.dataset import open_partner
 from mmrec_model.encoders.registry import default_encoders
 from mmrec_model.errors import UsageError
-from mmrec_model.features.bundle import FeatureBundle, build_bundle
+from mmrec_model.features.bundle import FeatureBundle, Progress, build_bundle
 from mmrec_model.features.signature import sign_bundle
+from mmrec_model.features.store import vector_store
 from mmrec_model.model.recommender import initial_state
 from mmrec_model.planning import adaptive_clipping, planned_evaluation, planned_learning_rate, private_plan
 from mmrec_model.storage import write_atomically
@@ -71,7 +74,8 @@ class Recipe:
         partners: number of equal partners instead of a column; None for a column.
         minimum_users: smaller partners are merged into one.
         clipping: of the plan: a fixed clip, or one that follows the users' gradient norms.
-        model: the recommender; its public weights are multiplied by each modality's share of the catalogue.
+        model: the recommender with its heads; its public weights are multiplied by each modality's share of the
+            catalogue.
         encoders: at most one per medium.
         evaluation: metrics that the partners release; its noise is planned.
         hidden: share of the media that are hidden from the encoders (`simulations.hiding`).
@@ -100,13 +104,6 @@ class Recipe:
         return self.features or self.out / "features"
 
 
-def vector_store() -> Path:
-    """Folder of raw vectors: `$MMREC_CACHE`, else `$XDG_CACHE_HOME/mmrec`, else `~/.cache/mmrec`."""
-    if named := os.environ.get("MMREC_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrec"
-
-
 def claim(out: Path, *, overwrite: bool) -> None:
     """Make an empty workspace.
 
@@ -125,6 +122,24 @@ def claim(out: Path, *, overwrite: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
 
+def model_with_heads(data: Path, heads: Mapping[str, float], fusion: FusionName = "attention") -> ModelConfig:
+    """The default model with this fusion, these heads and their loss weights.
+
+    Args:
+        data: partner-format folder, whose catalogue names the categories; read only for the head `category`.
+        fusion: how the modalities of an item are fused.
+        heads: loss weights by name.
+
+    Raises:
+        ConfigError: no such head, a weight that is not above 0, or fewer than two categories for that head.
+        DataError: the catalogue cannot be read.
+    """
+    values: dict[str, object] = {"fusion": fusion, "heads": dict(heads)}
+    if "category" in heads:
+        values["categories"] = list(category_vocabulary(open_catalogue(data).categories))
+    return parse_config(ModelConfig, values, source="the heads")
+
+
 def divide(recipe: Recipe) -> Groups:
     """Users to partners, by a `silo_*` column or evenly.
 
@@ -141,7 +156,7 @@ def divide(recipe: Recipe) -> Groups:
     return partition_by_column(users, column, minimum_users=recipe.minimum_users)
 
 
-def encode(recipe: Recipe, progress: Callable[[str, int, int], None] | None = None) -> FeatureBundle:
+def encode(recipe: Recipe, progress: Progress | None = None) -> FeatureBundle:
     """The workspace's feature bundle; encoders that learn from a catalogue learn from this one."""
     return build_bundle(
         hide_media(open_catalogue(recipe.data), recipe.hidden, recipe.seed),

@@ -107,6 +107,11 @@ RULES: tuple[Never | OnlyIn | NeverReaches, ...] = (
     OnlyIn("simulations", ("simulations", "benchmarks"), "a simulated partner is a real site: nothing may know of it"),
     NeverReaches("mmrec_model.privacy", MODEL_STACK, "an auditor needs no ML stack, not even through others"),
     NeverReaches("mmrec_model.data", MODEL_STACK, "checking a folder must not need an ML stack, even through others"),
+    NeverReaches(
+        "mmrec_model.pretraining",
+        tuple(f"mmrec_model.data.{part}" for part in ("dataset", "interactions", "histories", "users")),
+        "pretraining costs no epsilon because no user's data is read",
+    ),
     NeverReaches("mmrec_model.cli", MODEL_STACK, "`mmrec --help` answers in under a second"),
     NeverReaches("server", ("mmrec_model.data",), "'the server holds no user data', not even through others"),
 )

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
+
+from mmrec_model import cli, price_cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -57,4 +64,50 @@ def test_every_command_of_the_readme_runs(command: str, small_partner: Path, tmp
     program = str(Path(sys.executable).parent / "mmrec")
     environment = {**os.environ, "MMREC_CACHE": str(small_partner.parent / "vectors")}
     done = subprocess.run([program, *words], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+SITE = ROOT / "tests" / "golden" / "ledger" / "good.jsonl"
+QUICK_PAGES = [ROOT / "docs" / name for name in ("accounting.md", "private-step.md")]
+"""Pages whose commands take seconds and need no data."""
+
+
+@pytest.mark.parametrize("command", [command for page in QUICK_PAGES for command in commands(page)])
+def test_every_command_of_the_privacy_pages_runs(command: str) -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][cli.COMMAND_GROUP]
+    app = cli.build_app(EntryPoint(name, place, cli.COMMAND_GROUP) for name, place in declared.items())
+    words = [str(SITE) if word == "SITE/ledger.jsonl" else word for word in shlex.split(command)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert done.stdout
+
+
+def test_the_privacy_pages_show_their_commands() -> None:
+    shown = [command.split()[0] for page in QUICK_PAGES for command in commands(page)]
+    assert {"price", "self-test"} <= set(shown)
+
+
+def test_the_figures_of_the_price_page_are_those_of_its_command() -> None:
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    price_cli.register(app)
+    done = CliRunner().invoke(app, ["price", "--rate", ".2", "--noise", "1.1", "--steps", "50", "--json"])
+    figures = [f"{row[name]:.4f}" for row in json.loads(done.stdout)["prices"] for name in ("epsilon", "replayed")]
+    page = (ROOT / "docs" / "accounting.md").read_text()
+    assert len(figures) == 20
+    assert [figure for figure in figures if figure not in page] == []
+
+
+@pytest.mark.parametrize("command", commands(ROOT / "docs" / "pretraining.md"))
+def test_every_command_of_the_pretraining_page_runs(command: str, small_partner: Path, tmp_path: Path) -> None:
+    words = [str(small_partner) if word == "FOLDER" else word for word in shlex.split(command)]
+    words = [str(tmp_path / word) if word.startswith("runs/") else word for word in words]
+    script = (
+        "import typer; from mmrec_model.pretraining.cli import register; "
+        "app = typer.Typer(); app.callback()(lambda: None); register(app); app()"
+    )
+    environment = {**os.environ, "MMREC_CACHE": str(small_partner.parent / "vectors")}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words], capture_output=True, text=True, env=environment, check=False, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr

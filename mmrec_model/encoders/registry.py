@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmrec_model.config import MODALITIES, EncoderConfig
+from mmrec_model.encoders import attested
 from mmrec_model.encoders.interface import Encoder
 
 
@@ -26,6 +27,13 @@ def load_encoder(config: EncoderConfig, *, catalogue: Sequence[str | Path] | Non
         EncoderError: the source cannot be loaded, its weights are not the expected ones, or it must learn from a
             catalogue and none is given.
     """
+    folder = Path(config.source).expanduser()
+    if attested.is_attested(folder):
+        attested.verify_attested(folder)
+        from mmrec_model.encoders import projected  # noqa: PLC0415 - torch
+
+        if projected.names_projected(folder):
+            return projected.load_projected(folder, config, load_encoder)
     if config.modality == "text":
         from mmrec_model.encoders import word2vec  # noqa: PLC0415 - numpy and safetensors
 

@@ -8,7 +8,8 @@ Promises:
    for estimates (`features.imputation`); the manifest then counts them. An item without any modality is kept with an
    all-False row, and counted.
 3. A damaged medium counts as missing; how many and the first `NAMED_ITEMS` of them are in the manifest.
-4. The manifest holds each encoder's recipe (weights, transform, pooling), whose digest is the encoder's, and its
+4. Duplicates and media that disagree with their item are named where the transform asks for it (`features.quality`).
+5. The manifest holds each encoder's recipe (weights, transform, pooling), whose digest is the encoder's, and its
    licence. An encoder that learned from the catalogue lies in the bundle itself, under the bundle's digest.
 
 Shapes: N items, M modalities, D raw width, K final width.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Protocol
 
@@ -45,6 +47,8 @@ from mmrec_model.features.folder import (
     write_bundle,
 )
 from mmrec_model.features.imputation import fit_imputation
+from mmrec_model.features.quality import NAMED_ITEMS, Encoded, assess
+from mmrec_model.features.selection import select
 from mmrec_model.features.signature import sign_bundle
 from mmrec_model.features.store import FeatureStore
 from mmrec_model.features.transform import CatalogueTransform, fit_transform
@@ -52,8 +56,7 @@ from mmrec_model.privacy.keys import SigningKey
 
 __all__ = ["FeatureBundle", "Items", "build_bundle", "encoder_folder", "item_text", "open_bundle", "open_transform"]
 
-NAMED_ITEMS = 20
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int, int], None]
 _CHUNK: Mapping[Modality, int] = {"text": 256, "image": 256, "audio": 32, "video": 8}
 
 
@@ -73,22 +76,27 @@ class Items(Protocol):
         """One per item, "" where missing."""
 
     @property
+    def categories(self) -> tuple[str, ...]:
+        """One per item, "" where missing; read only where dimensions are selected by category."""
+
+    @property
     def media(self) -> Mapping[str, tuple[Path | None, ...]]:
         """One path or None per item, for "image", "audio" and "video"."""
 
 
 @dataclass(frozen=True)
-class _Encoded:
-    """Raw vectors of one modality, one row per item."""
+class _Encoded(Encoded):
+    """Raw vectors of one modality, one row per item, and where they come from."""
 
     encoder: Encoder
-    raw_ND: Vectors
-    present_N: Mask
     corrupt_N: Mask
     encoded: int
 
-    def fit(self, config: TransformConfig) -> CatalogueTransform:
-        return fit_transform(self.raw_ND[self.present_N], config)
+    def fit(self, config: TransformConfig, catalogue: Items) -> CatalogueTransform:
+        present_nD = self.raw_ND[self.present_N]
+        by_category = config.select in {"importance", "l1"}
+        categories = list(compress(catalogue.categories, self.present_N)) if by_category else []
+        return fit_transform(present_nD, config, select(present_nD, config, categories))
 
     def apply(self, fit: CatalogueTransform) -> Vectors:
         final_NK = np.zeros((len(self.raw_ND), fit.dims), dtype=np.float32)
@@ -114,7 +122,7 @@ def build_bundle(
         encoders: at most one per modality; media without an encoder are left out.
         transform: how raw vectors become final ones.
         store: root of the content-addressed raw vectors.
-        progress: called with (modality, settled inputs, all inputs of the modality).
+        progress: called with (modality, settled inputs, all inputs of the modality, unreadable ones among the settled).
         signing_key: the coordinator's, which signs the manifest; None for a bundle without a signature.
 
     Raises:
@@ -128,26 +136,22 @@ def build_bundle(
             f"none of the {len(catalogue.item_ids)} items has anything that the {len(encoders)} encoders can read",
             remedy="Give items a title, a text or media files, and an encoder for them",
         )
-    fits = {modality: result.fit(transform) for modality, result in kept.items()}
+    fits = {modality: result.fit(transform, catalogue) for modality, result in kept.items()}
     present_NM = np.stack([result.present_N for result in kept.values()], axis=1)
     vectors = {modality: result.apply(fits[modality]) for modality, result in kept.items()}
-    estimates = _estimate(vectors, present_NM, transform)
-    files = {"items.json": canonical_json(list(catalogue.item_ids)), "present.npy": npy_bytes(estimates.present_NM)}
-    files |= estimates.files
-    for modality, result in kept.items():
-        files[vectors_file(modality)] = npy_bytes(estimates.vectors[modality])
-        files[transform_file(modality)] = transform_bytes(fits[modality])
-        if isinstance(result.encoder, CatalogueEncoder):
-            files |= {encoder_file(modality, name): content for name, content in result.encoder.files().items()}
+    assessed = assess(kept, vectors, present_NM, catalogue.item_ids, transform)
+    estimates = _estimate(assessed.vectors, assessed.present_NM, transform)
+    files = {"items.json": canonical_json(list(catalogue.item_ids)), **_files(kept, fits, estimates)}
     accounts: dict[str, JsonValue] = {
         name: _account(result, fits.get(name), catalogue.item_ids) for name, result in results.items()
     }
     write_bundle(folder, files, {
         "items": len(catalogue.item_ids),
         "item_ids": sha256_hex(files["items.json"]),
-        "without_features": int((~present_NM.any(axis=1)).sum()),
-        "transform": {"dims": transform.dims, "whiten": transform.whiten},
+        "without_features": int((~assessed.present_NM.any(axis=1)).sum()),
+        "transform": {"dims": transform.dims, "whiten": transform.whiten, **_selection(transform)},
         "modalities": accounts,
+        **assessed.account,
         **estimates.account,
     })  # fmt: skip
     if signing_key is not None:
@@ -163,6 +167,23 @@ class _Estimates:
     present_NM: npt.NDArray[np.bool_]
     files: dict[str, bytes]
     account: dict[str, JsonValue]
+
+
+def _files(
+    kept: Mapping[Modality, _Encoded], fits: Mapping[Modality, CatalogueTransform], estimates: _Estimates
+) -> dict[str, bytes]:
+    """The arrays of the bundle, and the encoders that learned from the catalogue."""
+    files = {"present.npy": npy_bytes(estimates.present_NM), **estimates.files}
+    for modality, result in kept.items():
+        files[vectors_file(modality)] = npy_bytes(estimates.vectors[modality])
+        files[transform_file(modality)] = transform_bytes(fits[modality])
+        if isinstance(result.encoder, CatalogueEncoder):
+            files |= {encoder_file(modality, name): content for name, content in result.encoder.files().items()}
+    return files
+
+
+def _selection(config: TransformConfig) -> dict[str, JsonValue]:
+    return {} if config.select == "none" else {"select": config.select, "select_dims": config.select_dims}
 
 
 def _estimate(
@@ -224,22 +245,23 @@ def _encode(
     given = [one for one in inputs if one is not None]
     encoder = load_encoder(config, catalogue=given)
 
-    def report(settled: int) -> None:
+    def report(settled: int, unreadable: int) -> None:
         if progress is not None:
-            progress(config.modality, settled, len(given))
+            progress(config.modality, settled, len(given), unreadable)
 
     vectors, ok, encoded = store.get_or_encode(encoder, given, progress=report, chunk=_CHUNK[config.modality])
     raw_ND = np.zeros((len(inputs), encoder.dim), dtype=np.float32)
     raw_ND[given_N] = vectors
     present_N = np.zeros(len(inputs), dtype=bool)
     present_N[given_N] = ok
-    return _Encoded(encoder, raw_ND, present_N, given_N & ~present_N, encoded)
+    return _Encoded(inputs, raw_ND, present_N, encoder, given_N & ~present_N, encoded)
 
 
 def _account(result: _Encoded, fit: CatalogueTransform | None, item_ids: Sequence[str]) -> dict[str, JsonValue]:
     """A modality's entry in the manifest; without a fit no item of it could be encoded."""
     encoder, dims = result.encoder, 0 if fit is None else fit.dims
     corrupt = np.flatnonzero(result.corrupt_N)
+    selected: dict[str, JsonValue] = {} if fit is None or fit.kept_W is None else {"selected": int(fit.kept_W.sum())}
     return {
         "encoder": {
             "name": encoder.name,
@@ -250,6 +272,7 @@ def _account(result: _Encoded, fit: CatalogueTransform | None, item_ids: Sequenc
             "dim": encoder.dim,
         },
         "dims": dims,
+        **selected,
         "bytes_per_item": 4 * dims,
         "explained_permille": 0 if fit is None else round(1000 * fit.explained),
         "encoded": int(result.present_N.sum()),

@@ -9,7 +9,7 @@ Promises:
     FOLDER/items.json                         item ids in order
     FOLDER/present.npy                        bool [N, M]
     FOLDER/<modality>.npy                     float32 [N, K]
-    FOLDER/<modality>.transform.safetensors   mean and axes, for new items and queries
+    FOLDER/<modality>.transform.safetensors   mean, axes, selected numbers; for new items, queries
     FOLDER/<modality>.encoder/                an encoder that learned from the catalogue, for the same
     FOLDER/manifest.sig                       who made it (`mmrec_model.features.signature`); not in the digest
     FOLDER/imputation.safetensors             regressions for missing modalities, if the transform has them
@@ -115,7 +115,7 @@ def open_transform(folder: Path, modality: Modality) -> CatalogueTransform:
     _verify(path, files[path.name])
     try:
         arrays = load(_read(path))
-        return CatalogueTransform(arrays["mean"], arrays["axes"], float(arrays["explained"][0]))
+        return CatalogueTransform(arrays["mean"], arrays["axes"], float(arrays["explained"][0]), arrays.get("kept"))
     except (SafetensorError, KeyError, IndexError) as error:
         raise FeatureError(f"{path} is damaged ({type(error).__name__})", remedy=_REBUILD) from error
 
@@ -200,7 +200,8 @@ def npy_bytes(array: npt.NDArray[np.generic]) -> bytes:
 
 def transform_bytes(fit: CatalogueTransform) -> bytes:
     """A fitted map as the content of a safetensors file."""
-    return save({"mean": fit.mean_D, "axes": fit.axes_DK, "explained": np.array([fit.explained])})
+    selected = {} if fit.kept_W is None else {"kept": fit.kept_W}
+    return save({"mean": fit.mean_D, "axes": fit.axes_DK, "explained": np.array([fit.explained]), **selected})
 
 
 def imputation_bytes(fit: Imputation) -> bytes:

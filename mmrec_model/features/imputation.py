@@ -61,7 +61,7 @@ class Imputation:
                 rows_N = _has_exactly(present_NM, names, sources)
                 if weights_DK is None or not rows_N.any():
                     continue
-                filled[target][rows_N] = unit_rows(_joined(vectors, sources, rows_N) @ weights_DK)
+                filled[target][rows_N] = unit_rows(joined(vectors, sources, rows_N) @ weights_DK)
                 estimated_NM[rows_N, column] = True
         return filled, estimated_NM
 
@@ -80,12 +80,13 @@ def fit_imputation(vectors: Mapping[Modality, Vectors], present_NM: npt.NDArray[
             places = [names.index(name) for name in sources]
             rows_N = present_NM[:, column] & present_NM[:, places].all(axis=1)
             if rows_N.sum() >= FEWEST:
-                inputs_nD = _joined(vectors, sources, rows_N)
-                maps[_key(target, sources)] = _ridge(inputs_nD, vectors[target][rows_N].astype(np.float64))
+                inputs_nD = joined(vectors, sources, rows_N)
+                maps[_key(target, sources)] = ridge(inputs_nD, vectors[target][rows_N].astype(np.float64))
     return Imputation(maps)
 
 
-def _ridge(inputs_nD: Doubles, outputs_nK: Doubles) -> Vectors:
+def ridge(inputs_nD: Doubles, outputs_nK: Doubles) -> Vectors:
+    """Weights float32 [D, K] that predict `outputs_nK`, under the penalty of least generalised validation error."""
     count = len(inputs_nD)
     left_nr, strength_r, right_rD = scipy.linalg.svd(inputs_nD, full_matrices=False)
     seen_rK = left_nr.T @ outputs_nK
@@ -103,7 +104,8 @@ def _validation_error(strength_r: Doubles, seen_rK: Doubles, total: float, count
     return (total - explained) / (count - float(kept_r.sum())) ** 2
 
 
-def _joined(vectors: Mapping[Modality, Vectors], sources: Sequence[Modality], rows_N: Mask) -> Doubles:
+def joined(vectors: Mapping[Modality, Vectors], sources: Sequence[Modality], rows_N: Mask) -> Doubles:
+    """Rows `rows_N` of the sources side by side, float64 [n, D]."""
     return np.concatenate([vectors[name][rows_N].astype(np.float64) for name in sources], axis=1)
 
 

@@ -4,7 +4,8 @@ Promises:
 1. The key of a vector is SHA-256 over the encoder's digest and the digest of the medium's bytes; names, folders and
    times play no part.
 2. Files only grow. Vectors are made durable before the index names them, so after a crash at any moment the index
-   names whole vectors only; an unfinished tail is dropped on the next opening.
+   names whole vectors only; an unfinished tail is dropped on the next opening. A chunk is made durable while the next
+   one is encoded, so the encoder does not wait for the disk.
 3. A vector whose checksum does not fit is encoded again, never returned.
 4. A damaged medium is remembered as such; an absent one is not, because it may come back.
 
@@ -21,6 +22,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -29,10 +31,19 @@ import numpy as np
 
 from mmrec_model.canonical import sha256_hex
 from mmrec_model.encoders.interface import Encoder, Mask, Vectors
+from mmrec_model.encoders.streaming import parts_of
 from mmrec_model.errors import FeatureError
 from mmrec_model.storage import sha256_of_file
 
-Progress = Callable[[int], None]
+Progress = Callable[[int, int], None]
+"""Told how many inputs are settled, and how many of them could not be read."""
+
+
+def vector_store() -> Path:
+    """Folder of raw vectors: `$MMREC_CACHE`, else `$XDG_CACHE_HOME/mmrec`, else `~/.cache/mmrec`."""
+    if named := os.environ.get("MMREC_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrec"
 
 
 class Entry(NamedTuple):
@@ -56,8 +67,10 @@ class FeatureStore:
         Args:
             encoder: of the medium of all inputs.
             inputs: texts, or paths of media files.
-            progress: told the number of settled inputs, first those that were known, then after each chunk.
-            chunk: inputs encoded between two durable writes; an interrupted call loses at most one chunk.
+            progress: told the numbers of settled and of unreadable inputs, first those that were known, then after
+                each chunk.
+            chunk: inputs encoded between two durable writes. A call that an exception ends keeps all finished chunks;
+                one that is killed loses at most the last finished one beside the one at work.
 
         Returns:
             float32 [n, dim], bool [n] (False = not encodable, row of zeros), and how many inputs were encoded anew.
@@ -67,19 +80,15 @@ class FeatureStore:
         """
         keys = [media_key(encoder.digest, medium) for medium in inputs]
         media = {key: medium for key, medium in zip(keys, inputs, strict=True) if key is not None}
-        repeats = Counter(keys)
         try:
             with _locked(self._root / encoder.digest) as folder:
                 shard = _Shard(folder, encoder.dim)
                 missing = shard.missing(media)
-                settled = len(keys) - sum(repeats[key] for key in missing)
-                _report(progress, settled)
-                for start in range(0, len(missing), chunk):
-                    part = missing[start : start + chunk]
-                    vectors, ok = encoder.encode([media[key] for key in part])
-                    shard.append(part, vectors, ok & np.isfinite(vectors).all(axis=1))
-                    settled += sum(repeats[key] for key in part)
-                    _report(progress, settled)
+                tally = _Tally(Counter(keys), shard, progress)
+                tally.settle(set(tally.repeats) - set(missing))
+                parts = [missing[start : start + chunk] for start in range(0, len(missing), chunk)]
+                encoded = parts_of(encoder, [[media[key] for key in part] for part in parts])
+                _append_behind(shard, tally, zip(parts, encoded, strict=True))
                 return *shard.read(keys), len(missing)
         except OSError as error:
             raise FeatureError(
@@ -153,16 +162,50 @@ class _Shard:
         return self._mapped
 
 
+class _Tally:
+    """Which inputs are settled; an input counts as often as it was given."""
+
+    def __init__(self, repeats: Counter[str | None], shard: _Shard, progress: Progress | None) -> None:
+        self.repeats, self._shard, self._progress = repeats, shard, progress
+        self._settled = self._unreadable = 0
+
+    def settle(self, keys: Iterable[str | None]) -> None:
+        """Count `keys`, which the shard knows, or None for media that are absent, and report."""
+        for key in keys:
+            self._settled += self.repeats[key]
+            self._unreadable += self.repeats[key] if key is None or self._shard.entries[key].row is None else 0
+        if self._progress is not None:
+            self._progress(self._settled, self._unreadable)
+
+
+def _append_behind(shard: _Shard, tally: _Tally, chunks: Iterable[tuple[Sequence[str], tuple[Vectors, Mask]]]) -> None:
+    """Append every chunk while the next one is encoded; on an exception all finished chunks are still written."""
+    last: tuple[Sequence[str], Future[None]] | None = None
+    with ThreadPoolExecutor(1, thread_name_prefix="store") as disk:
+        for keys, (vectors, ok) in chunks:
+            if last is not None:
+                last[1].result()
+                tally.settle(last[0])
+            last = keys, disk.submit(shard.append, keys, vectors, ok & np.isfinite(vectors).all(axis=1))
+        if last is not None:
+            last[1].result()
+            tally.settle(last[0])
+
+
 def media_key(encoder_digest: str, medium: str | Path) -> str | None:
     """The store's key of a medium, or None for a file that cannot be read."""
-    if isinstance(medium, Path):
-        try:
-            content = sha256_of_file(medium)
-        except OSError:
-            return None
-    else:
-        content = sha256_hex(medium.encode("utf-8", "surrogatepass"))
-    return hashlib.sha256(f"{encoder_digest}:{content}".encode()).hexdigest()
+    content = content_digest(medium)
+    return None if content is None else hashlib.sha256(f"{encoder_digest}:{content}".encode()).hexdigest()
+
+
+def content_digest(medium: str | Path) -> str | None:
+    """SHA-256 of a text or of a file's bytes, or None for a file that cannot be read."""
+    if isinstance(medium, str):
+        return sha256_hex(medium.encode("utf-8", "surrogatepass"))
+    try:
+        return sha256_of_file(medium)
+    except OSError:
+        return None
 
 
 def _checksum(vector: Vectors) -> int:
@@ -182,11 +225,6 @@ def _parse_line(line: bytes) -> tuple[str, Entry] | None:
         return None
     plain = isinstance(key, str) and type(crc) is int and (row is None or type(row) is int)
     return (key, Entry(row, crc)) if plain and line.endswith(b"\n") else None
-
-
-def _report(progress: Progress | None, settled: int) -> None:
-    if progress is not None:
-        progress(settled)
 
 
 def _append(path: Path, content: bytes) -> None:

@@ -1,5 +1,7 @@
 """From raw vectors to the vectors a run uses: unit rows, centre, PCA, optional whitening, unit rows again.
 
+Where the configuration selects dimensions (`features.selection`), all of this sees the selected ones alone.
+
 Promises:
 1. Statistics come from the catalogue's items alone; no interaction of any user can move them.
 2. Before the last step, kept coordinates have mean 0 over the items and no correlation; whitened ones have variance
@@ -22,7 +24,7 @@ import numpy.typing as npt
 import scipy.linalg
 
 from mmrec_model.config import TransformConfig
-from mmrec_model.encoders.interface import Vectors
+from mmrec_model.encoders.interface import Mask, Vectors
 from mmrec_model.errors import FeatureError
 
 WHITEN_FLOOR = 1e-4
@@ -42,16 +44,23 @@ class CatalogueTransform:
         mean_D: of the unit raw vectors.
         axes_DK: principal axes, each divided by its standard deviation when whitening.
         explained: share of the variance that the K axes hold, in [0, 1].
+        kept_W: which D of the W raw numbers are read; None for all.
     """
 
     mean_D: Doubles
     axes_DK: Doubles
     explained: float
+    kept_W: Mask | None = None
 
     @property
     def dims(self) -> int:
         """K, the width of a transformed vector."""
         return int(self.axes_DK.shape[1])
+
+    @property
+    def width(self) -> int:
+        """Width of the raw vectors that it takes."""
+        return len(self.mean_D if self.kept_W is None else self.kept_W)
 
     def apply(self, raw_ND: Vectors) -> Vectors:
         """Raw vectors to float32 [N, K] unit rows; a row without any content of its own stays zero.
@@ -59,18 +68,19 @@ class CatalogueTransform:
         Raises:
             FeatureError: the raw width is not the fitted one.
         """
-        if raw_ND.shape[1] != len(self.mean_D):
+        if raw_ND.shape[1] != self.width:
             raise FeatureError(
-                f"the vectors have width {raw_ND.shape[1]}, the transform was fitted on {len(self.mean_D)}",
+                f"the vectors have width {raw_ND.shape[1]}, the transform was fitted on {self.width}",
                 remedy="Use the encoder that the bundle's manifest names",
             )
+        raw_ND = raw_ND if self.kept_W is None else raw_ND[:, self.kept_W]
         result_NK = np.empty((len(raw_ND), self.dims), dtype=np.float32)
         for rows in _chunks(len(raw_ND)):
             result_NK[rows] = unit_rows((unit_rows(raw_ND[rows]) - self.mean_D) @ self.axes_DK)
         return result_NK
 
 
-def fit_transform(raw_ND: Vectors, config: TransformConfig) -> CatalogueTransform:
+def fit_transform(raw_ND: Vectors, config: TransformConfig, kept_W: Mask | None = None) -> CatalogueTransform:
     """Fit on the present items' raw vectors, N >= 1.
 
     Fewer axes than `config.dims` are kept where the items span fewer. Items that are all alike span none: they then
@@ -84,19 +94,19 @@ def fit_transform(raw_ND: Vectors, config: TransformConfig) -> CatalogueTransfor
             f"{len(raw_ND)} vectors, finite: {bool(np.isfinite(raw_ND).all())}",
             remedy="Fit on at least one item with finite vectors",
         )
-    mean_D, covariance_DD = _moments(raw_ND)
+    mean_D, covariance_DD = _moments(raw_ND if kept_W is None else raw_ND[:, kept_W])
     width = len(mean_D)
     kept = min(config.dims, width)
     ascending_K, vectors_DK = scipy.linalg.eigh(covariance_DD, subset_by_index=[width - kept, width - 1])
     variance_K, axes_DK = ascending_K[::-1], _fix_signs(vectors_DK[:, ::-1])
     rank = int(np.count_nonzero(variance_K > max(RANK_FLOOR * variance_K[0], _ROUNDING_VARIANCE)))
     if rank == 0:
-        return CatalogueTransform(np.zeros(width), mean_D[:, None], 1.0)
+        return CatalogueTransform(np.zeros(width), mean_D[:, None], 1.0, kept_W)
     variance_K, axes_DK = variance_K[:rank], axes_DK[:, :rank]
     explained = min(1.0, float(variance_K.sum() / np.trace(covariance_DD)))
     if config.whiten:
         axes_DK = axes_DK / np.sqrt(np.maximum(variance_K, _whitening_floor(variance_K, len(raw_ND))))
-    return CatalogueTransform(mean_D, np.ascontiguousarray(axes_DK), explained)
+    return CatalogueTransform(mean_D, np.ascontiguousarray(axes_DK), explained, kept_W)
 
 
 def unit_rows(rows_ND: npt.NDArray[np.floating]) -> Doubles:

@@ -16,6 +16,9 @@ With decision-level fusion every modality has a scorer of its own, and the score
 
 w may be the user's own (`decision_weights`), and a list of candidates may be ranked by votes or ranks
 (`decision_rule`, `decision_rules`); training always uses the weighted sum, which has a gradient.
+
+Heads beside the ranking (`heads`) read u, v and the terms of epsilon 0 with any fusion. Where decisions are fused, the
+heads alone have u and v, and v is the mean of the tokens by the public weights.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from mmrec_model.errors import ModelError
 from mmrec_model.model.decision_rules import local_weights, mean_ranks, opinions
 from mmrec_model.model.dimension_weights import DimensionWeights
 from mmrec_model.model.fusion import DecisionFusion, build_fusion
+from mmrec_model.model.heads.heads import Heads
+from mmrec_model.model.heads.outcomes import Pairs
 from mmrec_model.model.history import HistoryTower, content_profiles, visible_history
 from mmrec_model.model.items import Items
 from mmrec_model.protocol import Arrays
@@ -50,8 +55,10 @@ class MultimodalRecommender(nn.Module):
         self.config = config
         self.dims = dict(dims)
         self.fusion = build_fusion(config, dims)
-        if not isinstance(self.fusion, DecisionFusion):
+        by_decision = isinstance(self.fusion, DecisionFusion)
+        if config.heads or not by_decision:
             self.tower = HistoryTower(config.hidden)
+        if not by_decision:
             self.interaction = nn.Linear(config.hidden, config.hidden, bias=False)
             self.item_bias = nn.Linear(config.hidden, 1, bias=False)
             for residual in (self.interaction, self.item_bias):
@@ -64,6 +71,7 @@ class MultimodalRecommender(nn.Module):
         public = [*(config.modality_weights.get(name, 0.0) for name in dims), config.popularity_weight]
         self.public_weights: Tensor
         self.register_buffer("public_weights", torch.tensor(public), persistent=False)
+        self.heads = Heads(config, len(public))
 
     def forward(self, items: Items, mask_BK: Tensor, candidates: Items | None = None) -> Tensor:
         """Scores.
@@ -93,6 +101,19 @@ class MultimodalRecommender(nn.Module):
         residual: Tensor = self.interaction(users_BTH) @ vectors.transpose(-1, -2)
         fused: Tensor = self.config.fused_scale * (residual + self.item_bias(vectors).transpose(-1, -2))
         return self._combined(terms_BTLS) + torch.stack(self._weighted(profiles, scored)).sum(0) + fused
+
+    def user_vectors(self, history: Items, visible_BTK: Tensor) -> Tensor:
+        """The user as each of T queries sees the history `[B, K]`, `[B, T, H]`."""
+        users_BTH: Tensor = self.tower(self.fusion(history.only(self.dims)), visible_BTK)
+        return users_BTH
+
+    def pairs(self, history: Items, visible_BFK: Tensor, rows: Items) -> Pairs:
+        """What the heads read: the user of query f beside item f of the rows `[B, F]`, with the free terms of both."""
+        history, rows = history.only(self.dims), rows.only(self.dims)
+        profiles = content_profiles(history, visible_BFK)
+        similarities = [(profiles[name] * vectors).sum(-1) for name, vectors in rows.vectors.items()]
+        terms_BFS = self.public_weights * torch.stack([*similarities, rows.prior], dim=-1)
+        return Pairs(self.user_vectors(history, visible_BFK), self.fusion(rows), self.config.temperature * terms_BFS)
 
     def _decision_weights(self, history: Items, visible_BTK: Tensor, profiles: Mapping[Modality, Tensor]) -> Tensor:
         public_M = self.public_weights[:-1]

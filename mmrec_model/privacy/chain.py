@@ -65,12 +65,6 @@ def read_chain(content: bytes, public_key: PublicKey) -> Chain:
     return Chain(history, len(content) - len(tail), tail, newline)
 
 
-def is_authentic(record: Record, key: PublicKey) -> bool:
-    """Whether one record states its own hash and `key` signed it; its place in a chain is not looked at."""
-    hashed = record_hash(record.content) == record.hash
-    return hashed and key.verifies(record.sig, bytes.fromhex(record.hash), domain=DOMAIN)
-
-
 def verify_next(history: History, line: bytes) -> Record:
     """Checks 1 to 7 of the line, without its newline, that follows `history`, which is not changed.
 

@@ -1,83 +1,34 @@
 """The server's side: one book with the last head of every partner, and the rule by which a head is countersigned.
 
 A head is countersigned if, in this order:
-1. the partner is known and its signature is valid (`KEY`, `SIGNATURE`);
+1. the partner is known; rotations shown with the head, if any, lead from its key to another one (`rotation.follow`);
+   head and proof of growth are signed by the key in force then (`KEY`, `SIGNATURE`);
 2. no fork of this partner is open (`FORK`);
 3. it does not contradict the last head of the same size; if it does, the two signatures are kept as a proof (`FORK`);
 4. it answers the nonce that was asked for last; the same answer again gives the same countersignature (`NONCE`);
 5. it is not shorter than the last head (`ROLLBACK`);
-6. a consistency proof shows that it only grew (`FORK`).
+6. the proof shows that it only grew; if it does not, heads and proof are kept as a proof of the fork (`FORK`).
 
-The book is one JSON file, replaced as a whole before a signature leaves. It holds nothing private. One process uses it.
+A kept proof blocks the partner until an operator explains it. The book is one JSON file (`bookfile`), replaced as a
+whole before a signature leaves; while a book is open, no other process can open it. It holds nothing private.
 """
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
 
-from mmrec_model.canonical import JsonValue, canonical_json
-from mmrec_model.privacy.bodies import DIGEST, NONCE, RecordType
-from mmrec_model.privacy.chain import is_authentic
+from mmrec_model.privacy.bookfile import Entry, FormerKey, read_book, write_book
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
-from mmrec_model.privacy.fields import Nullable, Table
-from mmrec_model.privacy.files import file_faults
-from mmrec_model.privacy.heads import (
-    NO_HEAD,
-    SIGNED,
-    Countersignature,
-    Head,
-    SignedHead,
-    countersign_head,
-    statement_from_json,
-)
+from mmrec_model.privacy.files import FileLock
+from mmrec_model.privacy.fork import ForkProof
+from mmrec_model.privacy.heads import Countersignature, Head, SignedGrowth, SignedHead, countersign_head
 from mmrec_model.privacy.keys import PublicKey, SigningKey
-from mmrec_model.privacy.merkle import verify_consistency
-from mmrec_model.privacy.records import Record
-from mmrec_model.storage import write_atomically
-
-_FORK = Table({"first": SIGNED, "second": SIGNED})
-_ENTRY = Table(
-    {
-        "public_key": DIGEST,
-        "nonce": Nullable(NONCE),
-        "shown": Nullable(SIGNED),
-        "receipt": Nullable(SIGNED),
-        "fork": Nullable(_FORK),
-    }
-)
-
-
-@dataclass(frozen=True)
-class ForkProof:
-    """Two heads of one size, signed by one partner, that differ: whoever has the public key can check it."""
-
-    first: SignedHead
-    second: SignedHead
-
-    def verifies(self, key: PublicKey) -> bool:
-        """Whether this proves that the holder of `key` showed two histories."""
-        same_place = (self.first.partner, self.first.size) == (self.second.partner, self.second.size)
-        differs = self.first.head != self.second.head
-        return same_place and differs and self.first.is_signed_by(key) and self.second.is_signed_by(key)
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """Both heads as mappings."""
-        return {"first": self.first.to_json(), "second": self.second.to_json()}
-
-    @classmethod
-    def from_json(cls, value: JsonValue) -> ForkProof:
-        """Read what `to_json` wrote.
-
-        Raises:
-            LedgerFault: `SCHEMA`.
-        """
-        _FORK.read(value, "ForkProof")
-        fields = value if isinstance(value, dict) else {}
-        return cls(statement_from_json(SignedHead, fields["first"]), statement_from_json(SignedHead, fields["second"]))
+from mmrec_model.privacy.rotation import Rotation, follow
 
 
 @dataclass(frozen=True)
@@ -89,34 +40,38 @@ class Challenge:
     size: int
 
 
-@dataclass(frozen=True)
-class _Entry:
-    public_key: PublicKey
-    nonce: str | None = None
-    shown: SignedHead | None = None
-    receipt: Countersignature | None = None
-    fork: ForkProof | None = None
-
-    @property
-    def head(self) -> Head:
-        return NO_HEAD if self.shown is None else self.shown.head
-
-
 class HeadBook:
-    """The heads of all partners.
+    """The heads of all partners; use it as a context, or `close` it.
 
     Args:
-        path: the file; read if it exists.
+        path: the file; read if it exists. The lock is `path` with the ending `.lock`.
         key: the server's key.
 
     Raises:
-        LedgerFault: `HEAD` if the file cannot be read.
+        LedgerFault: `LOCKED` if another process has the book open, `HEAD` if the file cannot be read.
     """
 
     def __init__(self, path: Path, key: SigningKey) -> None:
         self.path = path
         self._key = key
-        self._entries = _read_book(path)
+        self._lock = FileLock(path.with_suffix(".lock"), remedy="End the other coordinator; a head book has one")
+        try:
+            self._entries = read_book(path)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def close(self) -> None:
+        """Let another process open the book; nothing may be written afterwards."""
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     @property
     def partners(self) -> tuple[str, ...]:
@@ -124,36 +79,34 @@ class HeadBook:
         return tuple(sorted(self._entries))
 
     def enrol(self, partner: str, public_key: PublicKey) -> None:
-        """Take in a new partner; a second enrolment with the same key does nothing.
+        """Take in a new partner; a second enrolment with a key that it has or had does nothing.
 
         Raises:
-            LedgerFault: `KEY` if the partner has another key; that changes by `rotate` alone.
+            LedgerFault: `KEY` if the partner has another key, or the key belongs to another partner.
         """
         known = self._entries.get(partner)
         if known is None:
-            self._keep(partner, _Entry(public_key))
-        elif known.public_key != public_key:
+            self._require_free(partner, public_key)
+            self._keep(partner, Entry(public_key))
+        elif public_key not in known.keys:
             raise LedgerFault(
                 FaultCode.KEY,
                 f"partner {partner!r} is enrolled with key {known.public_key.key_id}, not {public_key.key_id}",
-                remedy="Ask the partner for its key_rotate record",
+                remedy="Have the partner rotate its key in its ledger, or replace the key by hand",
             )
 
-    def rotate(self, partner: str, record: Record) -> None:
-        """Follow a partner to its new key, by the `key_rotate` record that the key known so far signed.
+    def replace_key(self, partner: str, public_key: PublicKey) -> None:
+        """Give a partner another key by the operator's hand: its former one is lost or compromised.
+
+        The last head stays: the ledger must still grow from it.
 
         Raises:
-            LedgerFault: `SIGNATURE` if it did not, or `KEY` if the partner is unknown.
+            LedgerFault: `KEY` if the partner is unknown, or the key was in force before, here or for another partner.
         """
         entry = self._entry(partner)
-        valid = record.type == RecordType.KEY_ROTATE and is_authentic(record, entry.public_key)
-        if not valid or record.text("role") != "partner":
-            raise LedgerFault(
-                FaultCode.SIGNATURE,
-                f"the record is no rotation of partner {partner!r}'s key {entry.public_key.key_id}",
-                remedy="Send all rotations since enrolment, in order",
-            )
-        self._keep(partner, replace(entry, public_key=PublicKey(record.text("new_key"))))
+        self._require_free(partner, public_key)
+        former = (*entry.former, FormerKey(entry.public_key, None))
+        self._keep(partner, replace(entry, public_key=public_key, former=former, nonce=None))
 
     def challenge(self, partner: str) -> Challenge:
         """A fresh nonce for the partner's next head; an older nonce is void from now on.
@@ -167,31 +120,59 @@ class HeadBook:
         self._keep(partner, replace(entry, nonce=nonce))
         return Challenge(partner, nonce, entry.head.size)
 
-    def countersign(self, shown: SignedHead, growth: Sequence[str] = ()) -> Countersignature:
+    def countersign(
+        self, shown: SignedHead, growth: SignedGrowth, rotations: Sequence[Rotation] = ()
+    ) -> Countersignature:
         """Check a head by the rule above, remember it, sign it.
 
         Args:
             shown: the partner's answer to the last challenge.
-            growth: consistency proof from the challenge's size to this head's.
+            growth: signed proof of growth from the challenge's size to this head's.
+            rotations: of the partner's key since its last head.
 
         Raises:
             LedgerFault: with the code of the first check that fails.
         """
-        entry = self._entry(shown.partner)
-        if not shown.is_signed_by(entry.public_key):
+        entry = self._rotated(shown, rotations)
+        if not (shown.is_signed_by(entry.public_key) and growth.is_signed_by(entry.public_key, shown)):
             raise LedgerFault(
                 FaultCode.SIGNATURE,
-                f"the head of {shown.partner!r} is not signed by its key {entry.public_key.key_id}",
-                remedy="Refuse the message; after a rotation the partner sends its key_rotate record first",
+                f"the head of {shown.partner!r}, or its growth, is not signed by its key {entry.public_key.key_id}",
+                remedy="Refuse the message; after a rotation the partner shows its key_rotate record beside the head",
             )
         _require_no_fork(shown.partner, entry)
         self._require_one_history(shown, entry)
-        if entry.receipt is not None and (shown.head, shown.nonce) == (entry.head, entry.receipt.nonce):
-            return entry.receipt
-        _require_growth(shown, entry, growth)
+        receipt = self._own(entry.receipt)
+        if receipt is not None and (shown.head, shown.nonce) == (entry.head, receipt.nonce):
+            return receipt
+        self._require_growth(shown, entry, growth)
         receipt = countersign_head(shown.partner, shown.head, shown.nonce, self._key)
         self._keep(shown.partner, replace(entry, nonce=None, shown=shown, receipt=receipt))
         return receipt
+
+    def explain_fork(self, partner: str, keep: Literal["first", "second"]) -> ForkProof:
+        """End the block of a partner: an operator knows how the fork came about, and which history goes on.
+
+        Args:
+            partner: its name.
+            keep: the head of the proof that the ledger must grow from now on.
+
+        Returns:
+            The proof, which is no longer in the book.
+
+        Raises:
+            LedgerFault: `KEY` if the partner is unknown, `FORK` if it has no open fork.
+        """
+        entry = self._entry(partner)
+        proof = entry.fork
+        if proof is None:
+            raise LedgerFault(
+                FaultCode.FORK, f"partner {partner!r} has no open fork", remedy="Look up the name in partners.json"
+            )
+        shown = proof.first if keep == "first" else proof.second
+        receipt = countersign_head(partner, shown.head, shown.nonce, self._key)
+        self._keep(partner, replace(entry, nonce=None, shown=shown, receipt=receipt, fork=None))
+        return proof
 
     def head(self, partner: str) -> Head:
         """The last head of a partner; size 0 if none was shown.
@@ -201,100 +182,97 @@ class HeadBook:
         """
         return self._entry(partner).head
 
+    def keys(self, partner: str) -> tuple[PublicKey, ...]:
+        """All keys of a partner, the one in force last.
+
+        Raises:
+            LedgerFault: `KEY` if the partner is unknown.
+        """
+        return self._entry(partner).keys
+
     def receipt(self, partner: str) -> Countersignature | None:
-        """The last countersignature for a partner."""
-        return self._entry(partner).receipt
+        """The last countersignature for a partner, by the server's key in force."""
+        return self._own(self._entry(partner).receipt)
 
     def fork(self, partner: str) -> ForkProof | None:
         """The proof of a fork, if the partner showed one."""
         return self._entry(partner).fork
 
-    def _require_one_history(self, shown: SignedHead, entry: _Entry) -> None:
-        if entry.shown is None or shown.size != entry.head.size or shown.head == entry.head:
-            return
-        forked = replace(entry, fork=ForkProof(entry.shown, shown))
-        self._keep(shown.partner, forked)
-        _require_no_fork(shown.partner, forked)
+    def _own(self, receipt: Countersignature | None) -> Countersignature | None:
+        """`receipt`, signed again if the server has rotated its own key since."""
+        if receipt is None or receipt.is_signed_by(self._key.public):
+            return receipt
+        return countersign_head(receipt.partner, receipt.head, receipt.nonce, self._key)
 
-    def _entry(self, partner: str) -> _Entry:
-        if partner not in self._entries:
+    def _rotated(self, shown: SignedHead, rotations: Sequence[Rotation]) -> Entry:
+        entry = self._entry(shown.partner)
+        for rotation in follow(rotations, entry.public_key, shown, since=entry.head.size):
+            key = PublicKey(rotation.record.text("new_key"))
+            self._require_free(shown.partner, key)
+            former = FormerKey(entry.public_key, rotation.record.line[:-1].decode())
+            entry = replace(entry, public_key=key, former=(*entry.former, former))
+        return entry
+
+    def _require_free(self, partner: str, key: PublicKey) -> None:
+        holders = sorted(name for name, entry in self._entries.items() if key in entry.keys)
+        if holders:
             raise LedgerFault(
-                FaultCode.KEY, f"partner {partner!r} is not enrolled", remedy="Enrol it with its public key first"
+                FaultCode.KEY,
+                f"the key {key.key_id} for {partner!r} is, or was, that of {holders[0]!r}",
+                remedy="Every partner makes a new key of its own for every rotation",
             )
-        return self._entries[partner]
 
-    def _keep(self, partner: str, entry: _Entry) -> None:
-        entries = {**self._entries, partner: entry}
-        document: dict[str, JsonValue] = {"v": 1, "partners": {name: _to_json(item) for name, item in entries.items()}}
-        with file_faults(self.path):
-            write_atomically(self.path, canonical_json(document) + b"\n")
-        self._entries = entries
+    def _require_one_history(self, shown: SignedHead, entry: Entry) -> None:
+        if entry.shown is not None and shown.size == entry.head.size and shown.head != entry.head:
+            self._keep_fork(entry, ForkProof(entry.shown, shown))
 
-
-def _require_no_fork(partner: str, entry: _Entry) -> None:
-    if entry.fork is not None:
-        raise LedgerFault(
-            FaultCode.FORK,
-            f"partner {partner!r} signed two different heads of {entry.fork.first.size} records",
-            remedy="Stop its runs; show both signed heads to the partner and its auditor",
-        )
-
-
-def _require_growth(shown: SignedHead, entry: _Entry, growth: Sequence[str]) -> None:
-    if shown.nonce != entry.nonce:
-        raise LedgerFault(
-            FaultCode.NONCE,
-            f"the head of {shown.partner!r} does not answer the last challenge",
-            remedy="Drop the message: it is late or a replay; challenge again",
-        )
-    if shown.size < entry.head.size:
-        raise LedgerFault(
-            FaultCode.ROLLBACK,
-            f"partner {shown.partner!r} shows {shown.size} records, it showed {entry.head.size} before",
-            remedy="The partner restores its whole ledger; an older copy must not be continued",
-        )
-    if not verify_consistency(entry.head.size, shown.size, entry.head.root, shown.root, growth):
+    def _require_growth(self, shown: SignedHead, entry: Entry, growth: SignedGrowth) -> None:
+        if shown.nonce != entry.nonce:
+            raise LedgerFault(
+                FaultCode.NONCE,
+                f"the head of {shown.partner!r} does not answer the last challenge",
+                remedy="Drop the message: it is late or a replay; challenge again",
+            )
+        if shown.size < entry.head.size:
+            raise LedgerFault(
+                FaultCode.ROLLBACK,
+                f"partner {shown.partner!r} shows {shown.size} records, it showed {entry.head.size} before",
+                remedy="The partner restores its whole ledger; an older copy must not be continued",
+            )
+        if growth.holds(entry.head, shown):
+            return
+        proof = None if entry.shown is None else ForkProof(entry.shown, shown, growth)
+        if proof is not None and proof.verifies(*entry.keys):
+            self._keep_fork(entry, proof)
         raise LedgerFault(
             FaultCode.FORK,
             f"partner {shown.partner!r}: no proof that its {shown.size} records start with the {entry.head.size} known",
             remedy="Ask for the ledger itself; if the first records differ, another copy was continued",
         )
 
+    def _keep_fork(self, entry: Entry, proof: ForkProof) -> None:
+        forked = replace(entry, fork=proof)
+        self._keep(proof.second.partner, forked)
+        _require_no_fork(proof.second.partner, forked)
 
-def _to_json(entry: _Entry) -> JsonValue:
-    return {
-        "public_key": entry.public_key.hexadecimal,
-        "nonce": entry.nonce,
-        "shown": entry.shown.to_json() if entry.shown else None,
-        "receipt": entry.receipt.to_json() if entry.receipt else None,
-        "fork": entry.fork.to_json() if entry.fork else None,
-    }
+    def _entry(self, partner: str) -> Entry:
+        if partner not in self._entries:
+            raise LedgerFault(
+                FaultCode.KEY, f"partner {partner!r} is not enrolled", remedy="Enrol it with its public key first"
+            )
+        return self._entries[partner]
+
+    def _keep(self, partner: str, entry: Entry) -> None:
+        self._lock.require_held()
+        entries = {**self._entries, partner: entry}
+        write_book(self.path, entries)
+        self._entries = entries
 
 
-def _read_book(path: Path) -> dict[str, _Entry]:
-    if not path.exists():
-        return {}
-    with file_faults(path):
-        content = path.read_bytes()
-    try:
-        document = json.loads(content)
-        if set(document) != {"v", "partners"} or document["v"] != 1:
-            raise ValueError("not a book of version 1")
-        return {name: _read_entry(name, value) for name, value in document["partners"].items()}
-    except (ValueError, TypeError, AttributeError, RecursionError, LedgerFault) as error:
+def _require_no_fork(partner: str, entry: Entry) -> None:
+    if entry.fork is not None:
         raise LedgerFault(
-            FaultCode.HEAD, f"the head book {path} cannot be read: {error}", remedy="Restore it from a backup"
-        ) from error
-
-
-def _read_entry(name: str, value: JsonValue) -> _Entry:
-    _ENTRY.read(value, name)
-    fields = value if isinstance(value, dict) else {}
-    shown, receipt, fork = fields["shown"], fields["receipt"], fields["fork"]
-    return _Entry(
-        PublicKey(str(fields["public_key"])),
-        None if fields["nonce"] is None else str(fields["nonce"]),
-        None if shown is None else statement_from_json(SignedHead, shown),
-        None if receipt is None else statement_from_json(Countersignature, receipt),
-        None if fork is None else ForkProof.from_json(fork),
-    )
+            FaultCode.FORK,
+            f"partner {partner!r} {entry.fork.finding}",
+            remedy="Stop its runs; show the proof to the partner and its auditor",
+        )

@@ -76,6 +76,48 @@ def locked_folder(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+class FileLock:
+    """A lock that is held from the making of the object until `close`; the file is empty and stays.
+
+    Args:
+        path: the lock file; made if it is missing.
+        remedy: what to do if it is held.
+
+    Raises:
+        LedgerFault: `FILE`, or `LOCKED` by another process or object.
+    """
+
+    def __init__(self, path: Path, *, remedy: str) -> None:
+        self._path = path
+        self._process = os.getpid()
+        with file_faults(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._stream = os.fdopen(descriptor, "r+b", buffering=0)
+        try:
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._stream.close()
+            raise LedgerFault(
+                FaultCode.LOCKED, f"{path} is held by another process or object", remedy=remedy
+            ) from error
+
+    def require_held(self) -> None:
+        """Refuse work that only the holder may do.
+
+        Raises:
+            LedgerFault: `BROKEN` after `close`, or in a child process.
+        """
+        if self._stream.closed or os.getpid() != self._process:
+            raise LedgerFault(
+                FaultCode.BROKEN, f"{self._path} is not held by this process", remedy="Open what it protects again"
+            )
+
+    def close(self) -> None:
+        """Release the lock; a second call does nothing."""
+        self._stream.close()
+
+
 class AppendFile:
     """One open, locked file that only grows.
 

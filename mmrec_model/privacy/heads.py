@@ -1,8 +1,8 @@
 """Heads: how a whole ledger is named in three values, who signed such a name, and where the partner keeps its last one.
 
 A head says "the ledger has `size` records, the last is `hash`, all of them make `root`". The partner signs it for the
-server (`SignedHead`); the server signs it back (`Countersignature`). Each signature covers a nonce, so that an old one
-cannot be shown again.
+server (`SignedHead`), and with it the proof that the ledger grew out of the head before (`SignedGrowth`); the server
+signs the head back (`Countersignature`). Each signature covers a nonce, so that an old one cannot be shown again.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.privacy.fields import Field, Rows, Table, Whole
 from mmrec_model.privacy.files import file_faults
 from mmrec_model.privacy.keys import PublicKey, SigningKey
-from mmrec_model.privacy.merkle import EMPTY_ROOT
+from mmrec_model.privacy.merkle import EMPTY_ROOT, Proof, verify_consistency
 from mmrec_model.storage import write_atomically
 
 HEAD_DOMAIN: Final = b"dp-ledger-head/v1\0"
+GROWTH_DOMAIN: Final = b"dp-ledger-growth/v1\0"
 COUNTERSIGN_DOMAIN: Final = b"dp-ledger-countersign/v1\0"
 
 _HEAD: Final[Mapping[str, Field]] = {"size": Whole(), "hash": DIGEST, "root": DIGEST}
 SIGNED: Final = Table({"partner": TEXT, **_HEAD, "nonce": NONCE, "key_id": KEY_ID, "signature": SIGNATURE})
+GROWTH: Final = Table({"since": Whole(), "nodes": Rows(DIGEST), "signature": SIGNATURE})
 _HEAD_FILE: Final = Table({"v": Whole(1), "head": Table(_HEAD), "countersigned": Rows(SIGNED)})
 
 
@@ -92,6 +94,37 @@ class Countersignature(_Statement):
         return self.key_id == key.key_id and key.verifies(self.signature, self.message, domain=COUNTERSIGN_DOMAIN)
 
 
+@dataclass(frozen=True)
+class SignedGrowth:
+    """A partner's word for how the ledger under a head grew out of its first `since` records.
+
+    It is signed, so that one which does not hold convicts the partner and nobody else could have made it.
+
+    Attributes:
+        since: records of the head before.
+        nodes: consistency proof from there to the head it is shown with.
+        signature: over both and that head with its nonce.
+    """
+
+    since: int
+    nodes: Proof
+    signature: str
+
+    def is_signed_by(self, key: PublicKey, shown: SignedHead) -> bool:
+        """Whether the partner's `key` made the signature, for the head `shown`."""
+        return key.verifies(self.signature, _growth_message(shown, self.since, self.nodes), domain=GROWTH_DOMAIN)
+
+    def holds(self, before: Head, shown: SignedHead) -> bool:
+        """Whether this proves that the ledger under `shown` starts with the one under `before`."""
+        return self.since == before.size and verify_consistency(
+            before.size, shown.size, before.root, shown.root, self.nodes
+        )
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The fields as a mapping."""
+        return {"since": self.since, "nodes": list(self.nodes), "signature": self.signature}
+
+
 StatementT = TypeVar("StatementT", SignedHead, Countersignature)
 
 
@@ -105,6 +138,20 @@ def countersign_head(partner: str, head: Head, nonce: str, key: SigningKey) -> C
     """The server's signature over a partner's head and the nonce."""
     signature = key.sign(_message(partner, head, nonce), domain=COUNTERSIGN_DOMAIN)
     return Countersignature(partner, head.size, head.hash, head.root, nonce, key.public.key_id, signature)
+
+
+def sign_growth(shown: SignedHead, since: int, nodes: Proof, key: SigningKey) -> SignedGrowth:
+    """The partner's signature over the proof of growth that goes with a head."""
+    return SignedGrowth(since, nodes, key.sign(_growth_message(shown, since, nodes), domain=GROWTH_DOMAIN))
+
+
+def growth_from_json(value: JsonValue) -> SignedGrowth:
+    """Read what `SignedGrowth.to_json` wrote; the signature is not checked here.
+
+    Raises:
+        LedgerFault: `SCHEMA`.
+    """
+    return SignedGrowth(**GROWTH.read(value, "SignedGrowth"))  # type: ignore[arg-type]
 
 
 def statement_from_json(kind: type[StatementT], value: JsonValue) -> StatementT:
@@ -204,6 +251,12 @@ def require_prefix(shown: Head, size: int, root_at: Callable[[int], str], *, who
             f"the first {shown.size} records are not those of {whose}",
             remedy="Find the copy that was continued elsewhere; neither may be continued before that is explained",
         )
+
+
+def _growth_message(shown: SignedHead, since: int, nodes: Proof) -> bytes:
+    grown: Mapping[str, JsonValue] = {"since": since, "nodes": list(nodes)}
+    head: Mapping[str, JsonValue] = {"partner": shown.partner, **asdict(shown.head), "nonce": shown.nonce}
+    return canonical_json({**head, **grown})
 
 
 def _message(partner: str, head: Head, nonce: str) -> bytes:

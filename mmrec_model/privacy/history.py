@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mmrec_model.canonical import JsonValue, canonical_json
+from mmrec_model.canonical import canonical_json
 from mmrec_model.privacy.bodies import RecordType
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.privacy.heads import Countersignature, Head
 from mmrec_model.privacy.keys import PublicKey
 from mmrec_model.privacy.merkle import MerkleTree
 from mmrec_model.privacy.records import NO_RECORD, Record, stored_form
+from mmrec_model.privacy.rotation import Place
 
-ROTATION_DOMAIN = b"dp-ledger-rotate/v1\0"
 BUDGET_DOMAIN = b"dp-ledger-budget/v1\0"
 _ONCE: dict[str, str] = {
     RecordType.COUNTERSIGN: "nonce",
@@ -117,10 +117,9 @@ class History:
         """Mechanisms charged so far, in order: every reserve, committed or not, and every priced release."""
         return [charge for record in self.records if (charge := record.charge) is not None]
 
-    def rotation_statement(self, role: str, new_key: PublicKey) -> bytes:
-        """What the old and the new key sign for a rotation that is the next record; any other record makes it void."""
-        place: dict[str, JsonValue] = {"seq": len(self.records), "prev": self.last_hash, "role": role}
-        return canonical_json({**place, "genesis": self.genesis.hash, "new_key": new_key.hexadecimal})
+    def rotation_place(self, role: str, new_key: PublicKey) -> Place:
+        """What the old and the new key sign for a rotation that is the next record."""
+        return Place(role, self.genesis.hash, len(self.records), self.last_hash, new_key)
 
     def budget_statement(self, epsilon: float | None, rho: float | None) -> bytes:
         """What the governance key signs for the next budget change of this ledger, whenever it is appended."""

@@ -14,12 +14,13 @@ from mmrec_model.privacy.bodies import RecordType
 from mmrec_model.privacy.chain import read_chain
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.privacy.files import file_faults
-from mmrec_model.privacy.heads import Countersignature, SignedHead, sign_head
-from mmrec_model.privacy.history import ROTATION_DOMAIN, Budget
+from mmrec_model.privacy.heads import Countersignature, SignedGrowth, SignedHead, sign_growth, sign_head
+from mmrec_model.privacy.history import Budget
 from mmrec_model.privacy.journal import Journal
 from mmrec_model.privacy.keys import PublicKey, SigningKey
 from mmrec_model.privacy.merkle import Proof
 from mmrec_model.privacy.records import Record
+from mmrec_model.privacy.rotation import Rotation
 
 
 class Ledger(Journal):
@@ -150,23 +151,49 @@ class Ledger(Journal):
             LedgerFault: see `append`.
         """
         with self._mutex:
-            statement = self._history.rotation_statement("partner", new_key.public)
-            body = {
-                "role": "partner",
-                "old_key_id": self._key.public.key_id,
-                "new_key_id": new_key.public.key_id,
-                "new_key": new_key.public.hexadecimal,
-                "reason": reason,
-                "old_signature": self._key.sign(statement, domain=ROTATION_DOMAIN),
-                "new_signature": new_key.sign(statement, domain=ROTATION_DOMAIN),
-            }
-            record = self.append(RecordType.KEY_ROTATE, body)
+            place, old_key = self._history.rotation_place("partner", new_key.public), self._key
+            signatures = place.signed_by(old_key), place.signed_by(new_key)
+            record = self.append(RecordType.KEY_ROTATE, place.body(old_key.public, *signatures, reason))
             self._key = new_key
             return record
+
+    def rotate_server_key(self, new_key: PublicKey, old_signature: str | None, new_signature: str) -> Record:
+        """Take over a new key of the server, by the signatures that the server made for this place of this ledger.
+
+        Args:
+            new_key: the server's new key.
+            old_signature: of the server key in force over `History.rotation_place`; None if the ledger names none yet.
+            new_signature: of the new key over the same.
+
+        Raises:
+            LedgerFault: `SIGNATURE` if a signature is not right, or is for another place; see `append`.
+        """
+        with self._mutex:
+            old_key = self._history.keys.get("server")
+            place = self._history.rotation_place("server", new_key)
+            reason = "enrolled" if old_key is None else "scheduled"
+            return self.append(RecordType.KEY_ROTATE, place.body(old_key, old_signature, new_signature, reason))
+
+    def rotations(self, since: int) -> tuple[Rotation, ...]:
+        """The rotations of the partner's own key from record `since` on, as they are shown with the present head."""
+        history, size = self._history, len(self._history.records)
+        return tuple(
+            Rotation(history.genesis.hash, record, history.tree.inclusion_proof(record.seq, size))
+            for record in history.records[since:]
+            if record.type == RecordType.KEY_ROTATE and record.text("role") == "partner"
+        )
 
     def signed_head(self, nonce: str) -> SignedHead:
         """The present head for the server, bound to its nonce."""
         return sign_head(self._history.partner, self.head, nonce, self._key)
+
+    def signed_growth(self, shown: SignedHead, since: int) -> SignedGrowth:
+        """The signed proof that this ledger, under its present head `shown`, starts with its first `since` records.
+
+        Raises:
+            LedgerFault: `ROLLBACK` if the server saw more than there are.
+        """
+        return sign_growth(shown, since, self.consistency_proof(since), self._key)
 
     def consistency_proof(self, size: int) -> Proof:
         """Shows that this ledger starts with the `size` records that the server saw.

@@ -20,7 +20,7 @@ from mmrec_model.canonical import JsonValue, canonical_json
 from mmrec_model.privacy.bodies import BODIES, RecordType
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.privacy.fields import Table
-from mmrec_model.privacy.keys import SigningKey
+from mmrec_model.privacy.keys import PublicKey, SigningKey
 
 RECORD_VERSION: Final = 1
 DOMAIN: Final = b"dp-ledger/v1\0"
@@ -114,6 +114,12 @@ class Record:
 def record_hash(content: Mapping[str, JsonValue]) -> str:
     """Hash of a record without `hash` and `sig`; it is also the record's leaf in the Merkle tree."""
     return hashlib.sha256(b"\0" + DOMAIN + canonical_json(dict(content))).hexdigest()
+
+
+def is_authentic(record: Record, key: PublicKey) -> bool:
+    """Whether one record states its own hash and `key` signed it; its place in a chain is not looked at."""
+    hashed = record_hash(record.content) == record.hash
+    return hashed and key.verifies(record.sig, bytes.fromhex(record.hash), domain=DOMAIN)
 
 
 def sign_record(seq: int, prev: str, record_type: str, body: Mapping[str, object], key: SigningKey) -> Record:

@@ -75,17 +75,35 @@ def replay_epsilon(
     Raises:
         PrivacyError: `delta`, `relation`, `grid` or an event is invalid.
     """
-    require_delta(delta)
+    return replay_profile(events, (delta,), relation, grid=grid)[delta]
+
+
+def replay_profile(
+    events: Sequence[PrivacyEvent],
+    deltas: Sequence[float],
+    relation: Relation = "zero_out",
+    *,
+    grid: float = 1e-4,
+) -> dict[float, float]:
+    """`replay_epsilon` at several deltas for the price of one composition.
+
+    Raises:
+        PrivacyError: as `replay_epsilon`.
+    """
+    for delta in deltas:
+        require_delta(delta)
     require_relation(relation)
     if not 0.0 < grid <= _COARSEST_GRID:
         raise PrivacyError(f"grid is {grid!r}, it must be in (0, {_COARSEST_GRID}]", remedy="use 1e-4")
     steps = _distinct_steps(events)
-    if steps is None:
-        return math.inf
     if not steps:
-        return 0.0
+        return dict.fromkeys(deltas, math.inf if steps is None else 0.0)
     directions: tuple[Direction, ...] = ("replace",) if relation == "replace_one" else ("remove", "add")
-    return max(_epsilon_of_pair(steps, direction, delta, grid) for direction in directions)
+    curves = [_losses_of_pair(steps, direction, grid) for direction in directions]
+    return {
+        delta: max(math.inf if curve is None else _epsilon_of_losses(*curve, delta) for curve in curves)
+        for delta in deltas
+    }
 
 
 def _distinct_steps(events: Sequence[PrivacyEvent]) -> dict[tuple[float, float], int] | None:
@@ -109,7 +127,10 @@ def _distinct_steps(events: Sequence[PrivacyEvent]) -> dict[tuple[float, float],
     return dict(steps)
 
 
-def _epsilon_of_pair(steps: dict[tuple[float, float], int], direction: Direction, delta: float, grid: float) -> float:
+def _losses_of_pair(
+    steps: dict[tuple[float, float], int], direction: Direction, grid: float
+) -> tuple[_Losses, float] | None:
+    """The composed losses and their grid; None if no grid is coarse enough for them to fit in memory."""
     ranges = [_loss_range(rate, mu, direction) for rate, mu in steps]
     widest = max(high - low for low, high in ranges)
     while grid <= _COARSEST_GRID:
@@ -117,9 +138,9 @@ def _epsilon_of_pair(steps: dict[tuple[float, float], int], direction: Direction
             losses = [(_one_step(rate, mu, direction, grid), count) for (rate, mu), count in steps.items()]
             low, high = _window(losses, grid)
             if high - low <= _MOST_POINTS:
-                return _epsilon_of_losses(_convolved(losses, low, high), delta, grid)
+                return _convolved(losses, low, high), grid
         grid *= 2.0
-    return math.inf
+    return None
 
 
 def _loss(x: FloatArray, rate: float, mu: float, direction: Direction) -> FloatArray:
@@ -201,7 +222,7 @@ def _convolved(losses: Sequence[tuple[_Losses, int]], low: int, high: int) -> _L
     return _Losses(low, np.maximum(mass, 0.0))
 
 
-def _epsilon_of_losses(losses: _Losses, delta: float, grid: float) -> float:
+def _epsilon_of_losses(losses: _Losses, grid: float, delta: float) -> float:
     """Solve delta = sum of mass (1 - exp(epsilon - loss)) over the losses above epsilon."""
     values = np.asarray((losses.first + np.arange(len(losses.mass))) * grid, dtype=np.float64)
     low, high = int(np.searchsorted(values, 0.0)), len(values) - 1

@@ -19,9 +19,10 @@ from typing import Final
 
 from mmrec_model.privacy.bodies import RecordType
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
-from mmrec_model.privacy.history import BUDGET_DOMAIN, ROTATION_DOMAIN, History, countersignature_of
+from mmrec_model.privacy.history import BUDGET_DOMAIN, History, countersignature_of
 from mmrec_model.privacy.keys import PublicKey
 from mmrec_model.privacy.records import Record
+from mmrec_model.privacy.rotation import rotates
 
 
 def check(history: History, record: Record) -> None:
@@ -160,17 +161,8 @@ def _check_recovered(history: History, record: Record) -> None:
 
 
 def _check_key_rotate(history: History, record: Record) -> None:
-    role, new_key = record.text("role"), PublicKey(record.text("new_key"))
-    old_key, old_signature = history.keys.get(role), record.maybe_text("old_signature")
-    statement = history.rotation_statement(role, new_key)
-    named = record.maybe_text("old_key_id"), record.text("new_key_id")
-    valid = named == (old_key.key_id if old_key else None, new_key.key_id)
-    valid &= new_key.verifies(record.text("new_signature"), statement, domain=ROTATION_DOMAIN)
-    if old_key is None or old_signature is None:
-        valid &= old_key is None and old_signature is None
-    else:
-        valid &= old_key.verifies(old_signature, statement, domain=ROTATION_DOMAIN)
-    if not valid:
+    role = record.text("role")
+    if not rotates(record, history.keys.get(role), genesis=history.genesis.hash):
         raise LedgerFault(
             FaultCode.SIGNATURE,
             f"record {record.seq} rotates the {role} key without both signatures over this place in the ledger",

@@ -11,7 +11,8 @@ from dataclasses import replace
 from itertools import combinations
 from typing import get_args
 
-from mmrec_model.config import FusionName, Modality, ModelConfig, parse_config
+from mmrec_model.config import FusionName, Modality, ModelConfig
+from mmrec_model.config_reader import parse_config
 from simulations.scenarios.grid_page import render_modalities
 from simulations.scenarios.interface import Cell, Scenario
 from simulations.scenarios.modality_findings import conclude

@@ -157,7 +157,10 @@ def _encoded(base: Recipe, share: float, progress: Progress) -> FeatureBundle:
     """The bundle of a share of hidden media; vectors of media that were encoded before come from the store."""
     stage = f" ({share:.0%} hidden)" if share else ""
     recipe = replace(base, hidden=share, features=_bundle_folder(base.out, share))
-    return encode(recipe, lambda medium, done, total: progress(f"encoding {medium}{stage}", done, total))
+    return encode(
+        recipe,
+        lambda medium, done, total, unreadable: progress(f"encoding {medium}{stage}", done, total, unreadable),
+    )
 
 
 def _bundle_folder(out: Path, share: float) -> Path:
@@ -287,5 +290,5 @@ def _grid(
     )
 
 
-def _silent(stage: str, done: int, total: int) -> None:
+def _silent(stage: str, done: int, total: int, unreadable: int = 0) -> None:
     """The bar of a grid counts cells."""

@@ -12,13 +12,16 @@ import pyarrow as pa
 import pytest
 
 from client.policy import Policy
+from client.release import Answer, answer
 from client.site import Site, SiteConfig, enrol
 from mmrec_model.canonical import canonical_json
 from mmrec_model.config import ModelConfig, PrivacyConfig, RunConfig, TrainingConfig
 from mmrec_model.data.writing import write_partner
 from mmrec_model.features.folder import open_bundle, write_bundle
+from mmrec_model.features.signature import sign_bundle
 from mmrec_model.model.recommender import initial_state
-from mmrec_model.protocol import Arrays, Request, arrays_digest
+from mmrec_model.protocol import Arrays, Kind, Reply, Request, arrays_digest
+from server.sites import Sites, coordinator_key, write_partners
 
 N_ITEMS, N_USERS = 40, 60
 
@@ -121,3 +124,51 @@ def make_request(config: RunConfig) -> MakeRequest:
         return Request(used.run_id, round_number, used.model_dump_json(), digest), arrays
 
     return make
+
+
+class Federation:
+    """A coordinator and one partner; `ask` sends a message and hands the reply to the coordinator."""
+
+    def __init__(self, folder: Path, make_site: MakeSite, make_request: MakeRequest) -> None:
+        self.folder = folder
+        key = coordinator_key(folder)
+        self.site = make_site("north", coordinator=key.public.hexadecimal, seed=None)
+        self.sign_features()
+        write_partners(folder, {"north": self.site.public_key})
+        self._make_request = make_request
+
+    def sign_features(self) -> None:
+        """The coordinator's signature of the partner's bundle, by the key now in force."""
+        sign_bundle(self.site.root / "features", coordinator_key(self.folder))
+
+    def request(self, kind: Kind, round_number: int = 0) -> tuple[Request, Arrays]:
+        """A signed request and its arrays."""
+        plain, arrays = self._make_request(round_number)
+        with Sites.open(self.folder) as sites:
+            if kind is Kind.DESCRIBE:
+                return sites.describe(plain), arrays
+            return sites.address(kind, plain, "north"), arrays
+
+    def admit(self, reply: Reply) -> None:
+        """Hand a reply to the coordinator."""
+        with Sites.open(self.folder) as sites:
+            sites.admit(reply)
+
+    def ask(self, kind: Kind, round_number: int = 0) -> Answer:
+        """The partner's answer, admitted unless it is a refusal."""
+        result = answer(self.site, kind, *self.request(kind, round_number))
+        if not result.reply.refusal:
+            self.admit(result.reply)
+        return result
+
+    def start(self, rounds: int) -> None:
+        """Everything up to and with so many training rounds."""
+        codes = [self.ask(Kind.DESCRIBE), self.ask(Kind.POPULARITY)]
+        codes += [self.ask(Kind.TRAIN, number) for number in range(1, rounds + 1)]
+        assert [result.reply.refusal for result in codes] == [""] * (rounds + 2)
+
+
+@pytest.fixture
+def federation(tmp_path: Path, make_site: MakeSite, make_request: MakeRequest) -> Federation:
+    """A coordinator with one enrolled partner."""
+    return Federation(tmp_path / "coordinator", make_site, make_request)

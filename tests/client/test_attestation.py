@@ -91,22 +91,22 @@ def test_a_step_that_does_not_bound_a_user_or_ignores_him_fails(broken, monkeypa
     assert (result.neighbour_replay, result.rng, result.passed) == ("failed", "passed", False)
 
 
-def mean_over_users(model, catalogue, batch):
-    users = real_loss(model, catalogue, batch)
+def mean_over_users(model, catalogue, batch, kind):
+    users = real_loss(model, catalogue, batch, kind)
     return users / max(1, count_users(batch))
 
 
-def others_subtracted(model, catalogue, batch):
-    users = real_loss(model, catalogue, batch)
+def others_subtracted(model, catalogue, batch, kind):
+    users = real_loss(model, catalogue, batch, kind)
     return users - 0.5 * users.nan_to_num().detach().mean() * users
 
 
-real_loss = training.sampled_softmax_loss
+real_loss = training.user_losses
 
 
 @pytest.mark.parametrize("mixed", [mean_over_users, others_subtracted])
 def test_a_loss_in_which_users_meet_fails(mixed, monkeypatch):
-    monkeypatch.setattr(training, "sampled_softmax_loss", mixed)
+    monkeypatch.setattr(training, "user_losses", mixed)
     assert run_self_test(DIGEST, SYSTEM_SOURCE).neighbour_replay == "failed"
 
 
@@ -165,11 +165,22 @@ def test_other_code_is_recorded_with_the_statistics_that_were_paid_for_by_then(m
     made = make_site()
     attest(made)
     answer(made, Kind.POPULARITY, *make_request(0))
-    monkeypatch.setattr(site, "_code_digest", lambda: DIGEST)
+    monkeypatch.setattr(site, "code_digest", lambda: DIGEST)
     attest(made)
     assert types(made)[3:] == ["plan", "reserve", "commit", "code", "data_prep"]
     popularity, code, prepared = (records(made)[place] for place in (4, 6, 7))
     assert code.text("wheel_digest") == DIGEST
+    assert prepared.table("statistics")["popularity"] == {"origin": "dp", "charge": popularity.hash}
+
+
+def test_the_popularity_that_was_paid_for_is_stated_before_the_first_training_step_and_once(make_site, make_request):
+    made = make_site()
+    answer(made, Kind.POPULARITY, *make_request(0))
+    for round_number in (1, 2):
+        assert answer(made, Kind.TRAIN, *make_request(round_number)).reply.refusal == ""
+    spend = ["reserve", "commit"]
+    assert types(made) == ["open", "code", "data_prep", "plan", *spend, "data_prep", *spend, *spend]
+    popularity, prepared = (records(made)[place] for place in (4, 6))
     assert prepared.table("statistics")["popularity"] == {"origin": "dp", "charge": popularity.hash}
 
 

@@ -10,66 +10,30 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from client.app import app as client_app
 from client.coordinator import Challenge, show
-from client.release import Answer, answer
+from client.release import answer
 from client.site import Site
 from mmrec_model.config import RunConfig
 from mmrec_model.errors import AdmissionError, BundleSignatureError, ConfigError, MmrecError
 from mmrec_model.features.folder import SIGNATURE
 from mmrec_model.features.signature import sign_bundle
 from mmrec_model.model.recommender import initial_state
-from mmrec_model.privacy.countersign import ForkProof
+from mmrec_model.privacy.fork import ForkProof
 from mmrec_model.privacy.keys import PublicKey, SigningKey
 from mmrec_model.protocol import REQUEST_DOMAIN, Arrays, Kind, Reply, Request, request_statement
 from server.app import coordinate
 from server.journal import read_journal
-from server.sites import Sites, coordinator_key, read_partners, write_partners
+from server.sites import coordinator_key, read_partners, write_partners
 from simulations.loopback import LoopbackGrid
 
+Federation = Any  # the fixture of conftest.py
 LEDGER = ("ledger.jsonl", "ledger.head")
-
-
-class Federation:
-    """A coordinator and one partner; `ask` sends a message and hands the reply to the coordinator."""
-
-    def __init__(self, folder: Path, make_site: Callable[..., Site], make_request: Callable[..., object]) -> None:
-        self.folder = folder
-        key = coordinator_key(folder)
-        self.site = make_site("north", coordinator=key.public.hexadecimal, seed=None)
-        sign_bundle(self.site.root / "features", key)
-        write_partners(folder, {"north": self.site.public_key})
-        self._make_request = make_request
-
-    @property
-    def sites(self) -> Sites:
-        return Sites.open(self.folder)
-
-    def request(self, kind: Kind, round_number: int = 0) -> tuple[Request, Arrays]:
-        plain, arrays = self._make_request(round_number)  # type: ignore[misc]
-        if kind is Kind.DESCRIBE:
-            return self.sites.describe(plain), arrays
-        return self.sites.address(kind, plain, "north"), arrays
-
-    def ask(self, kind: Kind, round_number: int = 0) -> Answer:
-        result = answer(self.site, kind, *self.request(kind, round_number))
-        if not result.reply.refusal:
-            self.sites.admit(result.reply)
-        return result
-
-    def start(self, rounds: int) -> None:
-        codes = [self.ask(Kind.DESCRIBE), self.ask(Kind.POPULARITY)]
-        codes += [self.ask(Kind.TRAIN, number) for number in range(1, rounds + 1)]
-        assert [result.reply.refusal for result in codes] == [""] * (rounds + 2)
-
-
-@pytest.fixture
-def federation(tmp_path: Path, make_site: Callable[..., Site], make_request: Callable[..., object]) -> Federation:
-    return Federation(tmp_path / "coordinator", make_site, make_request)
 
 
 def types(site: Site) -> list[str]:
@@ -89,23 +53,24 @@ def restore(site: Site, folder: Path) -> None:
         shutil.copy(folder / name, site.root / name)
 
 
-def refused(sites: Sites, reply: Reply) -> str:
+def refused(federation: Federation, reply: Reply) -> str:
     with pytest.raises(AdmissionError) as error:
-        sites.admit(reply)
-    return error.value.reason
+        federation.admit(reply)
+    return str(error.value.reason)
 
 
 def test_the_plan_is_countersigned_before_the_first_reserve_and_every_head_after_it(federation: Federation) -> None:
     federation.start(2)
     spend = ["countersign", "reserve", "commit"]
-    assert types(federation.site) == ["open", "code", "data_prep", "plan", *spend, *spend, *spend]
+    prepared = ["countersign", "data_prep", "reserve", "commit"]
+    assert types(federation.site) == ["open", "code", "data_prep", "plan", *spend, *prepared, *spend]
     with federation.site.open_ledger() as ledger:
         signed = [record for record in ledger.records if record.type == "countersign"]
-        assert [record.whole("size") for record in signed] == [4, 7, 10]
+        assert [record.whole("size") for record in signed] == [4, 7, 11]
         reserves = [record for record in ledger.records if record.type == "reserve"]
         assert len({record.text("server_nonce") for record in reserves}) == 3
     books = json.loads((federation.folder / "heads.json").read_text())
-    assert books["partners"]["north"]["shown"]["size"] == 13
+    assert books["partners"]["north"]["shown"]["size"] == 14
 
 
 def test_a_site_that_names_no_coordinator_shows_no_signed_head(
@@ -147,7 +112,7 @@ def test_a_rolled_back_partner_that_answers_all_the_same_is_refused_by_the_coord
     with federation.site.open_ledger() as ledger:
         shown = show(ledger, Challenge(request.nonce, 0))
     forged = replace(honest.reply, round=3, ledger_head=shown.ledger_head, head=shown.head, growth=shown.growth)
-    assert refused(federation.sites, forged) == "rollback"
+    assert refused(federation, forged) == "rollback"
 
 
 def test_a_clone_that_answers_the_same_message_leaves_a_proof_of_the_fork(
@@ -157,8 +122,8 @@ def test_a_clone_that_answers_the_same_message_leaves_a_proof_of_the_fork(
     clone = Site.open(Path(shutil.copytree(federation.site.root, federation.site.root.with_name("clone"))))
     asked = federation.request(Kind.TRAIN, 2)
     first, second = (answer(site, Kind.TRAIN, *asked).reply for site in (federation.site, clone))
-    federation.sites.admit(first)
-    assert refused(federation.sites, second) == "fork"
+    federation.admit(first)
+    assert refused(federation, second) == "fork"
     (file,) = (federation.folder / "forks").glob("*.json")
     found = json.loads(file.read_text())
     assert ForkProof.from_json(found["proof"]).verifies(PublicKey(federation.site.public_key))
@@ -184,15 +149,15 @@ def test_a_reply_of_a_former_round_is_a_replay_to_the_coordinator(federation: Fe
     federation.start(1)
     old = federation.ask(Kind.TRAIN, 2).reply
     federation.ask(Kind.TRAIN, 3)
-    assert refused(federation.sites, old) == "nonce"
+    assert refused(federation, old) == "nonce"
     federation.request(Kind.TRAIN, 3)
-    assert refused(federation.sites, replace(old, round=3)) == "nonce"
+    assert refused(federation, replace(old, round=3)) == "nonce"
 
 
 def test_a_request_of_a_former_round_is_a_replay_to_the_partner(federation: Federation) -> None:
     federation.start(0)
     old = federation.request(Kind.TRAIN, 1)
-    federation.sites.admit(answer(federation.site, Kind.TRAIN, *old).reply)
+    federation.admit(answer(federation.site, Kind.TRAIN, *old).reply)
     federation.ask(Kind.TRAIN, 2)
     before = types(federation.site)
     result = answer(federation.site, Kind.TRAIN, *old)
@@ -298,9 +263,9 @@ def test_only_enrolled_keys_are_believed(federation: Federation, make_site: Call
     with stranger.open_ledger() as ledger:
         shown = show(ledger, Challenge("any-nonce-will-do", 0))
     forged = replace(reply, refusal="", ledger_head=shown.ledger_head, head=shown.head, growth=shown.growth)
-    assert refused(federation.sites, forged) == "unknown_partner"
+    assert refused(federation, forged) == "unknown_partner"
     head = {**json.loads(shown.head), "partner": "north"}
-    assert refused(federation.sites, replace(forged, partner="north", head=json.dumps(head))) == "bad_signature"
+    assert refused(federation, replace(forged, partner="north", head=json.dumps(head))) == "bad_signature"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "[" * 10**5, '{"a": 1}', '{"a": "xyz"}', "{"])

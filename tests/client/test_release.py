@@ -44,7 +44,8 @@ def test_a_round_is_reserved_before_and_committed_after_the_work(make_site, make
     request, arrays = make_request(1)
     result = answer(site, Kind.TRAIN, request, arrays)
     assert set(result.arrays) == set(arrays) - {"prior"} | {"witness"}
-    assert types(site) == ["open", "code", "data_prep", "plan", "reserve", "commit", "reserve", "commit"]
+    spend = ["reserve", "commit"]
+    assert types(site) == ["open", "code", "data_prep", "plan", *spend, "data_prep", *spend]
     assert spent(site) == [
         {"type": "gaussian", "noise_multiplier": 3.0, "count": 1},
         {"type": "sampled_gaussian", "sample_rate": 0.3, "noise_multiplier": 1.5, "steps": 2},

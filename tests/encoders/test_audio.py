@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrec_model.config import EncoderConfig
-from mmrec_model.encoders.audio import RATE, AudioEncoder, mel_filterbank, read_sound, resample
+from mmrec_model.encoders.audio import AudioEncoder, _statistics
 from mmrec_model.encoders.registry import load_encoder
+from mmrec_model.encoders.sounds import RATE, heard_log_mel, mel_filterbank, read_sound, resample
 from mmrec_model.errors import EncoderError
 
-ENCODER = AudioEncoder()
+ENCODER = AudioEncoder(EncoderConfig(modality="audio"))
 
 
 def tone(hertz: float, *, seconds: float = 1.0, rate: int = RATE, seed: int = 0) -> np.ndarray:
@@ -28,9 +29,9 @@ def tone(hertz: float, *, seconds: float = 1.0, rate: int = RATE, seed: int = 0)
 
 
 def encode(sound: np.ndarray) -> np.ndarray:
-    vector = ENCODER.encode_sound(sound)
-    assert vector is not None
-    return vector
+    levels = heard_log_mel(sound)
+    assert levels is not None
+    return _statistics([levels])
 
 
 @settings(max_examples=20, deadline=None)
@@ -85,7 +86,7 @@ def test_what_has_no_sound_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_long_file_is_read_up_to_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmrec_model.encoders.audio.MAX_SECONDS", 1)
+    monkeypatch.setattr("mmrec_model.encoders.sounds.MAX_SECONDS", 1)
     soundfile.write(tmp_path / "long.wav", tone(440, seconds=3), RATE)
     sound = read_sound(tmp_path / "long.wav")
     assert sound is not None
@@ -98,8 +99,17 @@ def test_every_mel_band_hears_something_and_peaks_in_order() -> None:
     assert (np.diff(bank.argmax(axis=0)) >= 0).all()
 
 
-def test_only_the_weights_free_encoder_exists() -> None:
+def test_the_weights_free_encoder_is_the_default_and_keeps_its_digest() -> None:
     encoder = load_encoder(EncoderConfig(modality="audio"))
-    assert (encoder.dim, encoder.digest) == (128, ENCODER.digest)
-    with pytest.raises(EncoderError, match="some/model"):
-        load_encoder(EncoderConfig(modality="audio", source="some/model"))
+    assert encoder.dim == 128
+    assert encoder.digest == "2b0c3141be73610bbb6229bed798ad7cbbc09054659f7975d47b6fa935a1235d"
+
+
+def test_a_number_format_is_refused_where_no_network_computes() -> None:
+    with pytest.raises(EncoderError, match="dtype is bfloat16"):
+        load_encoder(EncoderConfig(modality="audio", dtype="bfloat16"))
+
+
+def test_an_unknown_source_is_refused() -> None:
+    with pytest.raises(EncoderError, match="neither a folder nor a hub id"):
+        load_encoder(EncoderConfig(modality="audio", source="no/such/model"))

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from mmrec_model.config import EncoderConfig
-from mmrec_model.encoders.image import ImageEncoder, read_picture
+from mmrec_model.encoders.image import ImageEncoder
+from mmrec_model.encoders.pictures import read_picture
 from mmrec_model.encoders.registry import load_encoder
 from mmrec_model.encoders.torchvision_networks import architecture_of, take_classifier_off
 from mmrec_model.encoders.vision import load_image_encoder

@@ -1,4 +1,4 @@
-"""Laws of the film encoder: the mean of its frames, whatever their order; damaged films are missing."""
+"""Laws of the film encoders: a mean knows no order, a recurrence does; stride and frames count; damage is missing."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from mmrec_model.config import EncoderConfig
-from mmrec_model.encoders.video import VideoEncoder, load_video_encoder, read_frames, spread
+from mmrec_model.encoders.films import read_frames, spread
+from mmrec_model.encoders.interface import recipe_digest
+from mmrec_model.encoders.recurrent import RecurrentFilmEncoder, RecurrentSettings
+from mmrec_model.encoders.video import VideoEncoder, load_video_encoder, save_film_network
+from mmrec_model.errors import EncoderError
 
 COLOURS = ["red", "lime", "blue", "yellow"]
 
@@ -29,9 +34,13 @@ def film(path: Path, colours: Sequence[str], *, each: int = 1) -> Path:
     return path
 
 
+def video_config(**changes: object) -> EncoderConfig:
+    return EncoderConfig(modality="video", **{"image_size": 32, "frames": 4, **changes})
+
+
 @pytest.fixture(scope="module")
 def encoder() -> VideoEncoder:
-    return load_video_encoder(EncoderConfig(modality="video", image_size=32, frames=4))
+    return load_video_encoder(video_config())
 
 
 def test_a_film_is_the_mean_of_its_frames_in_any_order(encoder: VideoEncoder, tmp_path: Path) -> None:
@@ -43,6 +52,57 @@ def test_a_film_is_the_mean_of_its_frames_in_any_order(encoder: VideoEncoder, tm
     np.testing.assert_allclose(vectors[0], frames.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-5)
     assert np.abs(vectors[0] - frames[0]).max() > 0.01
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_a_recurrence_tells_a_film_from_the_same_film_backwards(
+    cell: str, encoder: VideoEncoder, tmp_path: Path
+) -> None:
+    paths = [
+        film(tmp_path / "forth.mov", COLOURS, each=3), film(tmp_path / "back.mov", COLOURS[::-1], each=3),
+        film(tmp_path / "again.mov", COLOURS, each=3), film(tmp_path / "short.mov", COLOURS[:2]),
+    ]  # fmt: skip
+    recurrent = load_video_encoder(video_config(source=cell, batch_size=8))
+    vectors, ok = recurrent.encode(paths)
+    means, _ = encoder.encode(paths)
+    assert ok.all()
+    np.testing.assert_allclose(vectors[0], vectors[2], atol=1e-6)
+    np.testing.assert_allclose(means[0], means[1], atol=1e-5)
+    assert np.abs(vectors[0] - vectors[1]).max() > 0.01
+    alone = np.concatenate([recurrent.encode([path])[0] for path in paths])
+    np.testing.assert_allclose(vectors, alone, atol=1e-5)
+    assert cell in recurrent.name
+    assert recurrent.digest != encoder.digest
+
+
+def test_a_folder_of_a_trained_recurrence_knows_its_picture_network(tmp_path: Path, encoder: VideoEncoder) -> None:
+    torch.manual_seed(0)
+    network = RecurrentFilmEncoder(RecurrentSettings(width=encoder.dim, hidden=6))
+    save_film_network(tmp_path / "net", network, image=encoder._image, note="trained on four colours")
+    path = film(tmp_path / "film.mov", COLOURS)
+    vectors, ok = load_video_encoder(video_config(source=str(tmp_path / "net"))).encode([path])
+    frames = encoder._image.encode_pictures([Image.new("RGB", (32, 32), colour) for colour in COLOURS])
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(frames)[None], torch.tensor([4]))
+    assert ok.all()
+    np.testing.assert_allclose(vectors, expected.numpy(), atol=1e-5)
+    for change in ({"image_size": 40}, {"dtype": "bfloat16"}):
+        with pytest.raises(EncoderError, match="was trained on") as refusal:
+            load_video_encoder(video_config(source=str(tmp_path / "net"), **change))
+        assert "image_size and dtype" in refusal.value.remedy
+    (tmp_path / "net" / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert load_video_encoder(video_config(source=str(tmp_path / "net"))).licence == "mit, Apache-2.0"
+
+
+@pytest.mark.parametrize("source", ["embedded", "gru"])
+def test_a_shorter_number_format_is_another_encoder_with_nearly_the_same_vectors(source: str, tmp_path: Path) -> None:
+    path = film(tmp_path / "film.mov", COLOURS)
+    full, short = (load_video_encoder(video_config(source=source, dtype=one)) for one in ("float32", "bfloat16"))
+    (expected, _), (found, ok) = full.encode([path]), short.encode([path])
+    assert ok.all()
+    assert short.digest == recipe_digest(short.recipe) != full.digest
+    np.testing.assert_allclose(found, expected, rtol=0.1, atol=0.05)
+    assert not np.array_equal(found, expected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -58,7 +118,7 @@ def test_frames_are_spread_evenly_and_never_twice(total: int, count: int) -> Non
 
 def test_a_film_shorter_than_the_frames_asked_for_gives_all_of_them(tmp_path: Path) -> None:
     frames = read_frames(film(tmp_path / "short.mov", COLOURS[:2]), 8)
-    assert [frame.getpixel((0, 0)) for frame in frames] == [(255, 0, 0), (0, 255, 0)]
+    assert [tuple(frame[0, 0].tolist()) for frame in frames] == [(255, 0, 0), (0, 255, 0)]
 
 
 def test_what_is_not_a_film_is_missing(encoder: VideoEncoder, tmp_path: Path) -> None:
@@ -82,7 +142,24 @@ def test_a_playlist_cannot_make_the_reader_open_another_file(tmp_path: Path) -> 
     assert len(read_frames(tmp_path / "secret.mov", 2)) == 2
 
 
-def test_the_number_of_frames_and_the_image_encoder_are_part_of_the_digest(encoder: VideoEncoder) -> None:
-    more = load_video_encoder(EncoderConfig(modality="video", image_size=32, frames=5))
-    wider = load_video_encoder(EncoderConfig(modality="video", image_size=64, frames=4))
-    assert len({encoder.digest, more.digest, wider.digest}) == 3
+@pytest.mark.parametrize(("stride", "expected"), [(1, [0, 0, 0]), (3, [0, 1, 2]), (6, [0, 2]), (50, [0])])
+def test_a_stride_takes_frames_from_the_beginning(tmp_path: Path, stride: int, expected: list[int]) -> None:
+    path = film(tmp_path / "film.mov", ["black", "#010101", "#020202"], each=3)
+    frames = read_frames(path, 3, stride)
+    assert [int(frame[0, 0, 0]) for frame in frames] == expected
+
+
+def test_films_are_decoded_alike_in_workers(tmp_path: Path) -> None:
+    paths = [film(tmp_path / f"{shift}.mov", COLOURS[shift:] + COLOURS[:shift], each=2) for shift in range(4)]
+    paths.append(tmp_path / "absent.mov")
+    alone, together = (load_video_encoder(video_config(workers=workers)).encode(paths) for workers in (0, 1))
+    assert alone[1].tolist() == together[1].tolist() == [True] * 4 + [False]
+    assert alone[0].tobytes() == together[0].tobytes()
+
+
+def test_frames_stride_and_the_image_encoder_are_part_of_the_digest(encoder: VideoEncoder) -> None:
+    others = [video_config(frames=5), video_config(image_size=64), video_config(stride=2), video_config(stride=3)]
+    digests = {load_video_encoder(other).digest for other in others}
+    assert len(digests | {encoder.digest}) == 5
+    assert load_video_encoder(video_config(stride=3)).name.startswith("4-frames-3-apart-of-")
+    assert encoder.name.startswith("4-frames-of-")

@@ -21,12 +21,13 @@ COLOURS = ["red", "white", "darkred", "yellow", "black", "orange", None, None]
 
 @dataclass(frozen=True)
 class Shelf:
-    """The four fields of a catalogue that a bundle reads."""
+    """The fields of a catalogue that a bundle reads."""
 
     item_ids: tuple[str, ...]
     titles: tuple[str, ...]
     texts: tuple[str, ...]
     media: dict[str, tuple[Path | None, ...]] = field(default_factory=dict)
+    categories: tuple[str, ...] = ()
 
 
 @pytest.fixture

@@ -158,9 +158,11 @@ def test_a_new_item_gets_the_vector_it_would_have_in_the_catalogue(
 
 
 def test_progress_names_the_modality_and_ends_at_all_inputs(build: Build) -> None:
-    told: list[tuple[str, int, int]] = []
+    told: list[tuple[str, int, int, int]] = []
     build(progress=lambda *step: told.append(step))
-    assert [step for step in told if step[1] == step[2]] == [("text", 6, 6), ("image", 6, 6), ("audio", 1, 1)]
+    assert [step for step in told if step[1] == step[2]] == [
+        ("text", 6, 6, 0), ("image", 6, 6, 1), ("audio", 1, 1, 0),
+    ]  # fmt: skip
 
 
 def test_items_without_a_modality_do_not_move_its_statistics(build: Build, shelf: object) -> None:

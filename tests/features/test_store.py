@@ -94,11 +94,12 @@ def test_an_interrupted_run_resumes_where_it_stopped(tmp_path: Path) -> None:
     assert vectors[:, 0].tolist() == [len(word) for word in words(40)]
 
 
-def test_progress_counts_settled_inputs_up_to_all_of_them(tmp_path: Path) -> None:
+def test_progress_counts_settled_and_unreadable_inputs_up_to_all_of_them(tmp_path: Path) -> None:
     store, told = FeatureStore(tmp_path), []
     store.get_or_encode(CountingEncoder(), words(4))
-    store.get_or_encode(CountingEncoder(), [*words(10), "word 9"], progress=told.append, chunk=4)
-    assert told == [4, 8, 11]
+    inputs = [*words(9), "!no", "!no", tmp_path / "absent"]
+    store.get_or_encode(CountingEncoder(), inputs, progress=lambda *counts: told.append(counts), chunk=4)
+    assert told == [(5, 1), (9, 1), (12, 3)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -148,3 +149,14 @@ def test_a_store_that_cannot_be_used_is_a_feature_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(FeatureError, match="file"):
         FeatureStore(tmp_path / "file").get_or_encode(CountingEncoder(), words(1))
+
+
+def test_a_full_disk_is_a_feature_error_although_writing_is_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(FeatureError, match="No space left"):
+        FeatureStore(tmp_path).get_or_encode(CountingEncoder(), words(8), chunk=3)

@@ -37,7 +37,8 @@ import torch
 from client import outbox, release
 from client.pricing import price
 from client.site import Site
-from mmrec_model.config import RunConfig, parse_config
+from mmrec_model.config import RunConfig
+from mmrec_model.config_reader import parse_config
 from mmrec_model.model.recommender import initial_state
 from mmrec_model.planning import popularity_event, training_event
 from mmrec_model.privacy.files import AppendFile
@@ -142,10 +143,10 @@ def take_part(root: Path, coordinator: Path, seen: Path, asked: list[Asked], fat
 
     The coordinator has files of its own. It dies with this process: then it never got the reply that was under way.
     """
-    site, sites = Site.open(root), Sites.open(coordinator)
-    described = sites.describe(replace(asked[0][1], round=0))
-    sites.admit(release.answer(site, Kind.DESCRIBE, described, {}).reply)
-    with seen.open("ab", buffering=0) as network:
+    site = Site.open(root)
+    with Sites.open(coordinator) as sites, seen.open("ab", buffering=0) as network:
+        described = sites.describe(replace(asked[0][1], round=0))
+        sites.admit(release.answer(site, Kind.DESCRIBE, described, {}).reply)
         for kind, request, arrays in asked:
             addressed = sites.address(kind, request, site.config.name)
             fate.enter("opening")

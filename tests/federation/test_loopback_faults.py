@@ -21,8 +21,8 @@ from flwr.clientapp import ClientApp
 
 from mmrec_model.config import FeatureSpec, PrivacyConfig, RunConfig, TrainingConfig
 from mmrec_model.errors import AdmissionError, ConfigError, ModelError
-from mmrec_model.privacy.countersign import ForkProof
-from mmrec_model.privacy.heads import Head, sign_head
+from mmrec_model.privacy.fork import ForkProof
+from mmrec_model.privacy.heads import Head, SignedHead, sign_growth, sign_head, statement_from_json
 from mmrec_model.privacy.keys import PublicKey
 from mmrec_model.protocol import ARRAYS, FIELDS, PROTOCOL_VERSION, Kind
 from server.app import coordinate
@@ -134,10 +134,32 @@ def with_head(*, key: str = "fr", **changes: object) -> Channel:
         fields = reply.content.config_records[FIELDS]
         facts = {**json.loads(str(fields["head"])), **changes}
         head = Head(facts["size"], facts["hash"], facts["root"])
-        fields["head"] = json.dumps(sign_head("fr", head, facts["nonce"], tiny().own_key(key)).to_json())
+        signed, grown = sign_head("fr", head, facts["nonce"], tiny().own_key(key)), json.loads(str(fields["growth"]))
+        fields["head"] = json.dumps(signed.to_json())
+        growth = sign_growth(signed, grown["since"], tuple(grown["nodes"]), tiny().own_key(key))
+        fields["growth"] = json.dumps(growth.to_json())
         return [reply]
 
     return on_target(fault)
+
+
+def grown_by(nodes: list[str], *, signed: bool) -> Channel:
+    """The target's head with another proof of growth."""
+
+    def fault(request: Message, reply: Message) -> list[Message]:
+        fields = reply.content.config_records[FIELDS]
+        head = statement_from_json(SignedHead, json.loads(str(fields["head"])))
+        growth = json.loads(str(fields["growth"])) | {"nodes": nodes}
+        if signed:
+            growth = sign_growth(head, growth["since"], tuple(nodes), tiny().own_key("fr")).to_json()
+        fields["growth"] = json.dumps(growth)
+        return [reply]
+
+    return on_target(fault)
+
+
+unsigned_growth = grown_by(["0" * 64], signed=False)
+endless_growth = grown_by(["0" * 64] * 65, signed=True)
 
 
 def halved(request: Message, reply: Message) -> list[Message]:
@@ -249,9 +271,13 @@ BAD = {
     "signature by another key": ("bad_signature", with_head(key="nl")),
     "head of an older message": ("nonce", with_head(nonce="an-older-nonce")),
     "shorter ledger": ("rollback", with_head(size=1)),
-    "ledger without proof of growth": ("fork", with_field("growth", "[]")),
-    "proof that is no list": ("bad_signature", with_field("growth", "{}")),
-    "proof of numbers": ("bad_signature", with_field("growth", "[1, 2]")),
+    "ledger without proof of growth": ("bad_signature", with_field("growth", "")),
+    "proof that is no statement": ("bad_signature", with_field("growth", "[1, 2]")),
+    "proof that nobody signed": ("bad_signature", unsigned_growth),
+    "endless proof": ("bad_signature", endless_growth),
+    "rotations that are no list": ("bad_signature", with_field("rotations", "{}")),
+    "rotations without end": ("bad_signature", with_field("rotations", "[" * 70_000)),
+    "rotations of nothing": ("bad_signature", with_field("rotations", '[{"genesis": "", "record": "", "path": []}]')),
     "witness without noise": ("witness", with_array("witness", np.zeros(1024, np.float32))),
     "witness with half the noise": ("witness", on_target(halved)),
     "witness of another size": ("wrong_shape", with_array("witness", np.zeros(1023, np.float32))),
@@ -293,13 +319,25 @@ def test_a_bad_reply_is_counted_and_leaves_the_model_as_if_it_had_never_arrived(
 
 
 def test_a_partner_that_shows_two_histories_is_asked_no_more_and_the_proof_is_kept(tmp_path: Path) -> None:
-    run(tmp_path, with_head(size=3, root="0" * 64))
+    shows_two_histories(tmp_path, with_head(size=3, root="0" * 64))
+
+
+def test_a_signed_proof_of_growth_that_does_not_hold_is_kept_as_proof_and_blocks_too(tmp_path: Path) -> None:
+    proof = shows_two_histories(tmp_path, grown_by(["0" * 64], signed=True))
+    assert proof.first.size < proof.second.size
+    assert proof.growth is not None
+
+
+def shows_two_histories(tmp_path: Path, fault: Channel) -> ForkProof:
+    run(tmp_path, fault)
     assert [item["rejected"] for item in events(tmp_path, "round")] == [{}, {"fork": 1}, {"fork": 1}]
     assert "fr" not in events(tmp_path, "round")[2]["bytes_down"]  # type: ignore[operator]
     (file,) = (tmp_path / "coordinator" / "forks").glob("*.json")
     found = json.loads(file.read_text())
     assert found["partner"] == "fr"
-    assert ForkProof.from_json(found["proof"]).verifies(PublicKey(found["public_key"]))
+    proof = ForkProof.from_json(found["proof"])
+    assert proof.verifies(*map(PublicKey, found["public_keys"]))
+    return proof
 
 
 def test_a_coordinator_without_keys_does_not_start(tmp_path: Path) -> None:

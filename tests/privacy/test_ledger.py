@@ -17,7 +17,7 @@ from mmrec_model.errors import BudgetExhausted, LedgerError
 from mmrec_model.privacy.chain import read_chain
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.privacy.heads import NO_HEAD, Head, countersign_head
-from mmrec_model.privacy.history import BUDGET_DOMAIN, ROTATION_DOMAIN, History
+from mmrec_model.privacy.history import BUDGET_DOMAIN, History
 from mmrec_model.privacy.keys import SigningKey
 from mmrec_model.privacy.ledger import Ledger, read_ledger
 from mmrec_model.privacy.merkle import verify_consistency
@@ -266,21 +266,14 @@ def test_after_a_rotation_the_new_key_alone_opens_the_ledger(ledger: Ledger, pat
 
 
 def rotated(ledger: Ledger, role: str, old: SigningKey | None, new: SigningKey, **fields: Any) -> Record:
-    statement = ledger.history.rotation_statement(role, new.public)
-    body = {
-        "role": role,
-        "old_key_id": old.public.key_id if old else None,
-        "new_key_id": new.public.key_id,
-        "new_key": new.public.hexadecimal,
-        "reason": "scheduled",
-        "old_signature": old.sign(statement, domain=ROTATION_DOMAIN) if old else None,
-        "new_signature": new.sign(statement, domain=ROTATION_DOMAIN),
-    }
+    place = ledger.history.rotation_place(role, new.public)
+    signatures = place.signed_by(old) if old else None, place.signed_by(new)
+    body = place.body(old.public if old else None, *signatures, "scheduled")
     return ledger.append("key_rotate", body | fields)
 
 
 def test_the_servers_key_changes_by_the_signatures_of_the_old_and_the_new_key(ledger: Ledger) -> None:
-    forged = NEXT.sign(ledger.history.rotation_statement("server", NEXT.public), domain=ROTATION_DOMAIN)
+    forged = ledger.history.rotation_place("server", NEXT.public).signed_by(NEXT)
     for broken in ({"old_signature": forged}, {"old_signature": None}, {"new_signature": "0" * 128}):
         with pytest.raises(LedgerFault, match="both signatures"):
             rotated(ledger, "server", SERVER, NEXT, **broken)

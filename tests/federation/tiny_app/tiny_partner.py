@@ -15,7 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 
 from mmrec_model.config import RunConfig
-from mmrec_model.privacy.heads import Head, sign_head
+from mmrec_model.privacy.heads import Head, sign_growth, sign_head
 from mmrec_model.privacy.keys import SigningKey
 from mmrec_model.privacy.merkle import MerkleTree
 from mmrec_model.privacy.witness import expected_deviation, witness_size
@@ -79,8 +79,8 @@ def shown(site: Path, request: dict[str, object]) -> dict[str, str]:
         nonce, size = request["nonce"], json.loads(str(request["receipt"] or '{"size": 0}'))["size"]
     tree = MerkleTree(leaves)
     head = sign_head(site.name, Head(len(leaves), leaves[-1], tree.root()), nonce, key)
-    growth = json.dumps(tree.consistency_proof(size))
-    return {"ledger_head": leaves[-1], "head": json.dumps(head.to_json()), "growth": growth}
+    growth = json.dumps(sign_growth(head, size, tree.consistency_proof(size), key).to_json())
+    return {"ledger_head": leaves[-1], "head": json.dumps(head.to_json()), "growth": growth, "rotations": ""}
 
 
 def own_site(context: Context) -> Path:

@@ -1,0 +1,107 @@
+"""`mmrec site`, what a partner does with its site by hand, and `mmrec self-test`. Light to import."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmrec_model.errors import PrivacyError, UsageError
+
+if TYPE_CHECKING:
+    from client.examination import Examination
+
+SiteFolder = Annotated[Path, typer.Argument(help="The site's folder, with site.toml.")]
+
+
+def register_self_test(app: typer.Typer) -> None:
+    """Add `mmrec self-test`."""
+    app.command("self-test")(self_test)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group `mmrec site`."""
+    group = typer.Typer(no_args_is_help=True, help="A partner's site: its keys.")
+    group.command("rotate-key")(rotate_key)
+    group.command("server-key")(server_key)
+    app.add_typer(group, name="site")
+
+
+def rotate_key(
+    site: SiteFolder,
+    *,
+    compromised: Annotated[
+        bool,
+        typer.Option("--compromised", help="Somebody else may have the key; the coordinator must confirm by hand."),
+    ] = False,
+) -> None:
+    """Give the site a new key, in its ledger and on its disk; the former key is destroyed."""
+    from client import rotation  # noqa: PLC0415
+
+    key = rotation.rotate_key(site, reason="compromised" if compromised else "scheduled")
+    typer.echo(key.hexadecimal)
+    typer.echo(
+        "Tell this key to the coordinator's operator: `mmrec coordinator enrol --replace`."
+        if compromised
+        else "The coordinator learns of it with the next message.",
+        err=True,
+    )
+
+
+def server_key(
+    site: SiteFolder,
+    key: Annotated[str, typer.Argument(help="The coordinator's new public key, 64 hexadecimal digits.")],
+    signed: Annotated[
+        Path | None, typer.Option(help="File with both signatures, from `mmrec coordinator sign-key`.")
+    ] = None,
+) -> None:
+    """Take over a new key of the coordinator: print what it must sign; with --signed, write it into the ledger."""
+    from client import rotation  # noqa: PLC0415
+    from mmrec_model.privacy.keys import PublicKey  # noqa: PLC0415
+
+    new_key = PublicKey(key)
+    if signed is None:
+        typer.echo(json.dumps(rotation.server_key_place(site, new_key).to_json()))
+        return
+    try:
+        signatures = json.loads(signed.read_bytes())
+        old, new = signatures["old_signature"], signatures["new_signature"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UsageError(
+            f"{signed} cannot be read: {type(error).__name__}", remedy="Give the coordinator's answer as it is"
+        ) from error
+    rotation.accept_server_key(site, new_key, None if old is None else str(old), str(new))
+    typer.echo(f"Requests must be signed by {new_key.key_id} from now on.")
+
+
+def self_test(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False) -> None:
+    """Try out the installed training step: what one user can move, and whether known mistakes would be caught."""
+    from client.examination import examine_package  # noqa: PLC0415
+
+    result = examine_package()
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), indent=1))
+    else:
+        _show(result)
+    if not result.passed:
+        raise PrivacyError(
+            "the installed package fails its self-test", remedy="Install a release that passes; release nothing with it"
+        )
+
+
+def _show(result: Examination) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table("step", "must", "sensitivity", "limit", "verdict")
+    for finding in result.findings:
+        must, verdict = "be caught" if finding.violates else "hold", "holds" if finding.holds else "VIOLATED"
+        outcome = verdict if finding.expected else f"{verdict}: NOT AS EXPECTED"
+        table.add_row(finding.name, must, f"{finding.measured:.4f}", f"{finding.limit:g}", outcome)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    attestation = result.attestation
+    console.print(f"random numbers: {attestation.rng}; training step of the model: {attestation.neighbour_replay}")
+    console.print(f"code: {attestation.code_digest}", highlight=False)
