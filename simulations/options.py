@@ -35,6 +35,11 @@ EvaluateFinal = Annotated[bool, typer.Option("--evaluate-final", help="Release t
 Engine = Annotated[
     Literal["loopback", "flower"], typer.Option(help="In this process, or Flower's own simulation with Ray.")
 ]
+Scenario = Annotated[
+    str | None, typer.Option(help="Run a named grid of small federations instead (docs/scenarios.md).")
+]
+Only = Annotated[list[str] | None, typer.Option(help="Cells of the scenario to run, AXIS=VALUE,VALUE; once per axis.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Repeat the scenario's cells with this many seeds.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")]
 Prepare = Annotated[bool, typer.Option("--prepare", help="Stop before training, for `flwr run`.")]
 Finish = Annotated[bool, typer.Option("--finish", help="Assess and report a folder that was trained.")]
