@@ -157,6 +157,7 @@ def _plan_body(config: RunConfig, events: tuple[PrivacyEvent, ...], users: int) 
             "local_steps": training.local_steps,
             "max_history": training.max_history,
             "negatives": training.negatives,
+            "scope": config.model.scope,
         },
         "adaptivity": "fixed",
         **{name: value if math.isfinite(value) else None for name, value in costs.items()},

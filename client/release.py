@@ -29,6 +29,7 @@ from client.training import train_round
 from mmrec_model.config import RunConfig, parse_config
 from mmrec_model.errors import BudgetExhausted, LedgerError, MmrecError, PolicyRefusal, ProtocolError
 from mmrec_model.model.recommender import build_model
+from mmrec_model.model.scope import trained_share
 from mmrec_model.privacy.events import to_record
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.privacy.ledger import Ledger
@@ -83,7 +84,7 @@ def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answe
             users=site.config.users,
             installed_features=site.bundle.digest,
             installed_code=site.code_digest,
-            trained_weights=sum(weight.numel() for weight in build_model(config).trainable_state().values()),
+            trained_weights=trained_share(build_model(config)).trained,
         )
         made: Arrays = {}
         if kind is Kind.DESCRIBE:

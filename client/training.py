@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from client.gradients import gradients_by_name
+from client.gradients.contract import trainable_parameters
 from client.private_step import StepFacts, StepPlan, private_step
 from mmrec_model.config import RunConfig
 from mmrec_model.data.batches import draw_batch
@@ -82,14 +83,15 @@ def train_round(
         mechanism=privacy.mechanism,
     )
     witnessed = Witnessed(model, witness_size(config))
-    optimizer = torch.optim.SGD(witnessed.parameters(), lr=training.learning_rate)
+    trained = trainable_parameters(witnessed)
+    optimizer = torch.optim.SGD(trained, lr=training.learning_rate)
     loss = partial(_loss, catalogue=items)
     facts = []
     for _ in range(training.local_steps):
         batches = _sample(config, histories, noise)
         metered = Metered(noise)
         facts.append(private_step(witnessed, optimizer, batches, loss, plan, metered, gradients_by_name(GRADIENTS)))
-        _require_planned(facts[-1], metered.drawn, plan, weights=sum(map(torch.numel, witnessed.parameters())))
+        _require_planned(facts[-1], metered.drawn, plan, weights=sum(map(torch.numel, trained)))
     after = model.trainable_state()
     update = {name: (after[name] - before[name]).numpy().astype(np.float32) for name in sorted(after)}
     return TrainedRound(update, plan.noise_multiplier, len(facts), plan.max_grad_norm, witnessed.block())

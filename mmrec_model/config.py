@@ -15,6 +15,8 @@ from mmrec_model.canonical import canonical_json, sha256_hex
 from mmrec_model.errors import ConfigError
 
 Modality = Literal["text", "image", "audio", "video"]
+Scope = Literal["head", "fusion"]
+"""Which part of the model a run trains; see `mmrec_model.model.scope`."""
 MODALITIES: tuple[Modality, ...] = ("text", "image", "audio", "video")
 """All modalities, in the order of every modality axis of the system."""
 
@@ -80,6 +82,7 @@ class ModelConfig(Strict):
         popularity_weight: weight of the standardised log popularity prior, once released.
         fused_scale: size of the fused part beside the diagonal one; a smaller part collects less noise.
         temperature: multiplies all scores inside the loss; rankings do not depend on it.
+        scope: which weights are trained, travel and are paid for (`mmrec_model.model.scope`).
     """
 
     hidden: Width = 16
@@ -88,6 +91,7 @@ class ModelConfig(Strict):
     popularity_weight: NonNegative = 0.1
     fused_scale: Positive = 0.5
     temperature: Positive = 10.0
+    scope: Scope = "fusion"
 
 
 class TrainingConfig(Strict):

@@ -22,6 +22,7 @@ from mmrec_model.config import RunConfig
 from mmrec_model.evaluation.ranking import Ranks, chance_level, paired_difference
 from mmrec_model.features.bundle import FeatureBundle
 from mmrec_model.model.recommender import MultimodalRecommender, build_model
+from mmrec_model.model.scope import trained_share
 from mmrec_model.planning import plan_events, popularity_event, training_event
 from mmrec_model.privacy.accounting import epsilon
 from mmrec_model.privacy.events import PrivacyEvent, Relation, from_record, merge, to_record
@@ -46,6 +47,7 @@ from simulations.run_record import (
     FeatureFacts,
     Metrics,
     ModalityFacts,
+    ModelFacts,
     PartnerRecord,
     PrivacyRecord,
     RoundRecord,
@@ -119,6 +121,7 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, advance: Adva
         config=outcome.config.model_dump(mode="json"),
         data=_data(outcome),
         features=_features(outcome.bundle),
+        model=_trained_part(outcome.config, model),
         partners=_partners(outcome, test, found, floors),
         metrics=metrics(found),
         standard_errors=errors(found),
@@ -179,6 +182,11 @@ def _features(bundle: FeatureBundle) -> FeatureFacts:
             missing=entry["missing"] + entry["corrupt"],
         )
     return FeatureFacts(digest=bundle.digest, modalities=facts, encoded_now=bundle.encoded)
+
+
+def _trained_part(config: RunConfig, model: MultimodalRecommender) -> ModelFacts:
+    share = trained_share(model)
+    return ModelFacts(scope=config.model.scope, trained_weights=share.trained, weights=share.weights)
 
 
 def _partners(outcome: Outcome, test: Panel, found: Ranks, floors: Mapping[str, Ranks]) -> list[PartnerRecord]:

@@ -1,4 +1,4 @@
-"""The one definition of `run.json`: what a federation on one machine did, cost and reached. Schema version 1.
+"""The one definition of `run.json`: what a federation on one machine did, cost and reached. Schema version 2.
 
 Writer and reader share these frozen, strict classes, so a record that the report can read is a record that was written
 whole. `docs/run-json.md` explains every field. Metrics of `RunRecord` come from held-out rows and carry no noise: they
@@ -18,7 +18,7 @@ from mmrec_model.config import Strict
 from mmrec_model.errors import DataError
 from mmrec_model.storage import write_atomically
 
-SCHEMA: Literal[1] = 1
+SCHEMA: Literal[2] = 2
 RUN_FILE = "run.json"
 
 MetricName: TypeAlias = Literal["recall_at_10", "recall_at_20", "ndcg_at_10", "ndcg_at_20", "mrr"]
@@ -79,6 +79,14 @@ class FeatureFacts(Strict):
     encoded_now: Natural
 
 
+class ModelFacts(Strict):
+    """What was trained: the scope, the weights in it, and all weights of the model."""
+
+    scope: str
+    trained_weights: Natural
+    weights: Natural
+
+
 class PartnerRecord(Strict):
     """One partner.
 
@@ -134,12 +142,13 @@ class PrivacyRecord(Strict):
 class RunRecord(Strict):
     """All of `run.json`."""
 
-    schema_: Annotated[Literal[1], Field(alias="schema")] = SCHEMA
+    schema_: Annotated[Literal[2], Field(alias="schema")] = SCHEMA
     command: str
     version: Versions
     config: dict[str, JsonValue]
     data: DataFacts
     features: FeatureFacts
+    model: ModelFacts
     partners: list[PartnerRecord]
     metrics: Metrics
     standard_errors: Metrics

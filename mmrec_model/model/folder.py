@@ -1,6 +1,6 @@
 """An exported recommender: one folder that anybody can load, without pickle.
 
-model.safetensors   trained weights, and `prior`, the standardised log popularity as released under DP
+model.safetensors   all weights, trained or not, and `prior`, the standardised log popularity as released under DP
 config.json         the run's configuration, which holds the model's sizes and the feature bundle's digest
 README.md           the card: what it was trained on, what it reached, what it cost, what is not protected
 digests.json        SHA-256 of the files above, written last
@@ -43,10 +43,13 @@ def save_model(folder: Path, config: RunConfig, state: Arrays, *, card: str) -> 
     Args:
         folder: created if absent; its files are replaced.
         config: the run.
-        state: trained arrays and `prior`.
+        state: trained arrays and `prior`; the other weights are those of the run's seed.
         card: text of the card, in Markdown.
     """
-    contiguous = {name: np.ascontiguousarray(array) for name, array in sorted(state.items())}
+    model = build_model(config)
+    model.load_trainable_state({name: torch.tensor(array) for name, array in state.items() if name != PRIOR})
+    served = {name: weight.numpy() for name, weight in model.served_state().items()} | {PRIOR: state[PRIOR]}
+    contiguous = {name: np.ascontiguousarray(array) for name, array in sorted(served.items())}
     write_atomically(folder / WEIGHTS, save(contiguous))
     write_atomically(folder / CONFIG, (config.model_dump_json(indent=2) + "\n").encode())
     write_atomically(folder / CARD, card.encode())
@@ -73,6 +76,6 @@ def load_model(folder: Path) -> ExportedModel:
             f"{folder} is not an exported model: {error}", remedy="Name the folder `model` of a run"
         ) from error
     model = build_model(config)
-    model.load_trainable_state({name: torch.from_numpy(array) for name, array in state.items()})
+    model.load_served_state({name: torch.from_numpy(array) for name, array in state.items()})
     model.eval()
     return ExportedModel(model, prior, config)

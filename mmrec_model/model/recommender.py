@@ -23,6 +23,7 @@ from mmrec_model.model.dimension_weights import DimensionWeights
 from mmrec_model.model.fusion import AttentionFusion
 from mmrec_model.model.history import HistoryTower, content_profiles, visible_history
 from mmrec_model.model.items import Items
+from mmrec_model.model.scope import freeze_outside
 from mmrec_model.protocol import Arrays
 
 
@@ -52,6 +53,7 @@ class MultimodalRecommender(nn.Module):
         public = [*(config.modality_weights.get(name, 0.0) for name in dims), config.popularity_weight]
         self.public_weights: Tensor
         self.register_buffer("public_weights", torch.tensor(public), persistent=False)
+        freeze_outside(self, config.scope)
 
     def forward(self, items: Items, mask_BK: Tensor, candidates: Items | None = None) -> Tensor:
         """Scores.
@@ -105,7 +107,22 @@ class MultimodalRecommender(nn.Module):
         Raises:
             ModelError: a name is missing or unknown, or a shape differs.
         """
+        self._load({name: weight for name, weight in self.named_parameters() if weight.requires_grad}, state)
+
+    def served_state(self) -> dict[str, Tensor]:
+        """What an export holds: every weight, trained or not, so that serving does not depend on the seed."""
+        return {name: weight.detach() for name, weight in self.named_parameters()}
+
+    def load_served_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set every weight that `served_state` names.
+
+        Raises:
+            ModelError: a name is missing or unknown, or a shape differs.
+        """
         own = dict(self.named_parameters())
+        self._load({name: own[name] for name in self.served_state()}, state)
+
+    def _load(self, own: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]) -> None:
         if set(own) != set(state):
             odd = sorted(set(own) ^ set(state))
             raise ModelError(f"the state differs from the model at {odd[:4]}", remedy="Use the model's own config")

@@ -51,7 +51,7 @@ def made_up_run(*, partners: int = 7, rounds: int = 12, private: bool = True) ->
         {"type": "sampled_gaussian", "sample_rate": 0.2, "noise_multiplier": 1.4, "steps": rounds},
     ]
     return {
-        "schema": 1,
+        "schema": 2,
         "command": "mmrec simulate --data wines --epsilon 8 --rounds 12 --seed 7 --out out",
         "version": {"mmrec": "0.1.0", "python": "3.11.2", "torch": "2.11.0", "flwr": "1.41.0", "opacus": "1.6.0"},
         "config": config.model_dump(mode="json"),
@@ -86,6 +86,7 @@ def made_up_run(*, partners: int = 7, rounds: int = 12, private: bool = True) ->
             },
             "encoded_now": 1107,
         },
+        "model": {"scope": "fusion", "trained_weights": 2354, "weights": 2354},
         "partners": [partner(number, epsilon) for number in range(partners)],
         "metrics": metrics(0.0832),
         "standard_errors": metrics(0.0011),
@@ -341,7 +342,7 @@ def test_a_record_survives_the_file_and_its_bytes_do_not_depend_on_key_order(tmp
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (("schema",), 2, "schema 2"),
+        (("schema",), 1, "schema 1"),
         (("surprise",), 1, "surprise"),
         (("metrics", "ndcg_at_10"), 1.5, "metrics.ndcg_at_10"),
         (("metrics", "ndcg_at_10"), float("nan"), "not JSON"),

@@ -1,0 +1,48 @@
+"""One setting decides what has a gradient, what travels, and what is counted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmrec_model.config import RunConfig
+from mmrec_model.errors import ModelError
+from mmrec_model.model.recommender import build_model, initial_state
+from mmrec_model.model.scope import trained_share
+
+HEAD = {"interaction.weight", "item_bias.weight", "signals.weight", "dimensions.text.weight", "dimensions.image.weight"}
+
+
+def scoped(config: RunConfig, scope: str) -> RunConfig:
+    return config.model_copy(update={"model": config.model.model_copy(update={"scope": scope})})
+
+
+def test_head_trains_what_lies_behind_the_fused_vectors_and_nothing_else(config):
+    model = build_model(scoped(config, "head"))
+    assert set(model.trainable_state()) == HEAD == set(initial_state(scoped(config, "head")))
+    assert {name for name, weight in model.named_parameters() if weight.requires_grad} == HEAD
+
+
+def test_fusion_is_the_default_and_trains_everything(config, model):
+    assert config.model.scope == "fusion"
+    assert set(model.trainable_state()) == {name for name, _ in model.named_parameters()}
+
+
+@pytest.mark.parametrize("scope", ["head", "fusion"])
+def test_a_scope_changes_no_initial_weight(scope, config, model):
+    narrow = dict(build_model(scoped(config, scope)).named_parameters())
+    assert all(torch.equal(weight, narrow[name]) for name, weight in model.named_parameters())
+
+
+def test_the_trained_share_counts_what_travels(config):
+    model = build_model(scoped(config, "head"))
+    share = trained_share(model)
+    assert share.trained == sum(weight.numel() for weight in model.trainable_state().values())
+    assert share.weights == sum(weight.numel() for weight in model.parameters())
+    assert 0 < share.trained < share.weights
+
+
+def test_a_state_of_a_wider_scope_is_refused(config, model):
+    narrow = build_model(scoped(config, "head"))
+    with pytest.raises(ModelError, match="differs"):
+        narrow.load_trainable_state(model.trainable_state())
