@@ -82,6 +82,9 @@ class ModelConfig(Strict):
         popularity_weight: weight of the standardised log popularity prior, once released.
         fused_scale: size of the fused part beside the diagonal one; a smaller part collects less noise.
         temperature: multiplies all scores inside the loss; rankings do not depend on it.
+        tower: how a history becomes a user vector: pooled by `attention`, where order does not count, or read as a
+            `sequence` by causal self-attention.
+        positions: places of a history that the sequence tower tells apart.
         scope: which weights are trained, travel and are paid for (`mmrec_model.model.scope`).
     """
 
@@ -91,6 +94,8 @@ class ModelConfig(Strict):
     popularity_weight: NonNegative = 0.1
     fused_scale: Positive = 0.5
     temperature: Positive = 10.0
+    tower: Literal["attention", "sequence"] = "attention"
+    positions: Count = 32
     scope: Scope = "fusion"
 
 
@@ -170,6 +175,14 @@ class RunConfig(Strict):
     privacy: PrivacyConfig
     minimum_cohort: Count = 1
     round_timeout: Positive = 600.0
+
+    @model_validator(mode="after")
+    def _histories_fit(self) -> Self:
+        if self.model.tower == "sequence" and self.training.max_history > self.model.positions:
+            raise ValueError(
+                f"max_history is {self.training.max_history}, the sequence tower has {self.model.positions} positions"
+            )
+        return self
 
     @property
     def digest(self) -> str:

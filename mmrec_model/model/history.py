@@ -14,12 +14,13 @@ from mmrec_model.model.fusion import masked_softmax
 from mmrec_model.model.items import Items
 
 
-def visible_history(mask_BK: Tensor, *, leave_one_out: bool) -> Tensor:
+def visible_history(mask_BK: Tensor, *, leave_one_out: bool, causal: bool = False) -> Tensor:
     """Which places of the history each query may see.
 
     Args:
         mask_BK: True where the history has an item.
         leave_one_out: one query per place, which sees every place but its own; else one query that sees all.
+        causal: with leave_one_out, a query sees the places before its own alone.
 
     Returns:
         `[B, T, K]` with T = K, or T = 1.
@@ -27,6 +28,8 @@ def visible_history(mask_BK: Tensor, *, leave_one_out: bool) -> Tensor:
     if not leave_one_out:
         return mask_BK.unsqueeze(-2)
     others_KK = ~torch.eye(mask_BK.shape[-1], dtype=torch.bool, device=mask_BK.device)
+    if causal:
+        others_KK = others_KK.tril()
     return mask_BK.unsqueeze(-2) & others_KK
 
 

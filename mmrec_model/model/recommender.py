@@ -6,8 +6,9 @@
                        + sum_m <D_m profile_m(user), x_m(item)>      trained, diagonal D_m starts at 0
                        + s (<A u(user), v(item)> + b . v(item))      trained, A and b start at 0
 
-v is the fused item vector, u the attention-pooled history (`fusion`, `history`), s the constant `fused_scale`. Before
-training the ranking is that of content and prior; noise can therefore only be paid for by what training adds.
+v is the fused item vector, u the history, pooled by attention or read in order (`fusion`, `history`, `sequence`), s the
+constant `fused_scale`. Before training the ranking is that of content and prior; noise can therefore only be paid for
+by what training adds.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mmrec_model.model.fusion import AttentionFusion
 from mmrec_model.model.history import HistoryTower, content_profiles, visible_history
 from mmrec_model.model.items import Items
 from mmrec_model.model.scope import freeze_outside
+from mmrec_model.model.sequence import SequenceTower
 from mmrec_model.protocol import Arrays
 
 
@@ -42,7 +44,8 @@ class MultimodalRecommender(nn.Module):
         self.config = config
         self.dims = dict(dims)
         self.fusion = AttentionFusion(config, dims)
-        self.tower = HistoryTower(config.hidden)
+        sequence = config.tower == "sequence"
+        self.tower = SequenceTower(config.hidden, config.positions) if sequence else HistoryTower(config.hidden)
         self.interaction = nn.Linear(config.hidden, config.hidden, bias=False)
         self.item_bias = nn.Linear(config.hidden, 1, bias=False)
         self.signals = nn.Linear(len(dims) + 1, 1, bias=False)
@@ -62,14 +65,15 @@ class MultimodalRecommender(nn.Module):
             items: `[B, K + L]`: the history in the first K places and, for training, L further candidates behind it.
             mask_BK: True where the history has an item.
             candidates: a list `[1, N]` that every user is scored against; without it, each place k of the history is
-                a query that sees every other place and is scored against all K + L items.
+                a query that sees every other place (with the sequence tower: every earlier one) and is scored against
+                all K + L items.
 
         Returns:
             `[B, 1, N]` with candidates, else `[B, K, K + L]`.
         """
         places = mask_BK.shape[-1]
         history = items.cut(0, places)
-        visible_BTK = visible_history(mask_BK, leave_one_out=candidates is None)
+        visible_BTK = visible_history(mask_BK, leave_one_out=candidates is None, causal=self.config.tower == "sequence")
         fused_BLH: Tensor = self.fusion(items)
         users_BTH = self.tower(fused_BLH[:, :places], visible_BTK)
         scored, vectors = (items, fused_BLH) if candidates is None else (candidates, self.fusion(candidates))
