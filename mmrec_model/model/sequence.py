@@ -1,4 +1,4 @@
-"""The sequence tower: causal self-attention over a history in time order, as in SASRec (Kang & McAuley 2018), section 3.
+"""The sequence tower: causal self-attention over a history in time order (SASRec: Kang & McAuley 2018, section 3).
 
 Promises:
 1. What a query says depends on the places it may see and on no later one: changing, adding or removing later items
@@ -70,12 +70,12 @@ class SequenceTower(nn.Module):
         seen_BKK = seen_BKK | torch.eye(places, dtype=torch.bool, device=given_BK.device)  # no row without a key
         placed_BKH = fused_BKH + self.positions(place_BK)
         normed_BKH = self.attention_norm(placed_BKH)
-        mixed_BKH = scaled_dot_product_attention(
+        mixed_BKH: Tensor = scaled_dot_product_attention(
             self.query(normed_BKH), self.key(normed_BKH), self.value(placed_BKH), attn_mask=seen_BKK
         )
-        states_BKH = placed_BKH + mixed_BKH
+        states_BKH: Tensor = placed_BKH + mixed_BKH
         raised: Tensor = self.narrow(torch.relu(self.widen(self.forward_norm(states_BKH))))
-        return states_BKH + raised
+        return raised + states_BKH
 
 
 def _last_visible(visible_BTK: Tensor) -> Tensor:
