@@ -44,19 +44,26 @@ class SequenceTower(nn.Module):
 
         Args:
             fused_BKH: the history, oldest first.
-            visible_BTK: which places each query sees: all of them (T = 1), or those before its own (T = K <= P).
+            visible_BTK: which places each query sees: every item up to some place. With several queries, K <= P.
 
         Raises:
-            ModelError: there are more queries than positions, so that a query would not know its place.
+            ModelError: a query leaves out an item that lies before another it sees, which the state of the latter
+                would betray; or several queries have more places than there are positions.
         """
-        limit = self.positions.num_embeddings
-        if visible_BTK.shape[1] > limit:
+        limit, places = self.positions.num_embeddings, visible_BTK.shape[2]
+        if visible_BTK.shape[1] > 1 and places > limit:
             raise ModelError(
-                f"{visible_BTK.shape[1]} places are to be predicted, the tower has {limit} positions",
+                f"queries have {places} places, the sequence tower has {limit} positions",
                 remedy="Raise the model's positions or lower max_history",
             )
-        last_BT = _last_visible(visible_BTK)
-        states_BKH = self._states(fused_BKH, visible_BTK.any(1), limit)
+        given_BK, last_BT = visible_BTK.any(1), _last_visible(visible_BTK)
+        upto_BTK = torch.arange(places, device=last_BT.device) <= last_BT.unsqueeze(-1)
+        if bool((visible_BTK != (upto_BTK & given_BK.unsqueeze(1))).any()):
+            raise ModelError(
+                "a query of the sequence tower leaves out an item that lies before another one it sees",
+                remedy="Let each query see the items up to a place, or use the attention tower",
+            )
+        states_BKH = self._states(fused_BKH, given_BK, limit)
         index_BTH = last_BT.clamp(min=0).unsqueeze(-1).expand(-1, -1, fused_BKH.shape[-1])
         return states_BKH.gather(1, index_BTH) * (last_BT >= 0).unsqueeze(-1)
 

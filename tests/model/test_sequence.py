@@ -124,6 +124,12 @@ def test_more_queries_than_positions_are_refused(catalogue, ordered):
         ordered(catalogue.take(torch.arange(8)[None]), torch.ones(1, PLACES + 1, dtype=torch.bool))
 
 
+def test_a_query_that_leaves_out_an_earlier_item_is_refused(ordered):
+    others = ~torch.eye(3, dtype=torch.bool)[None]
+    with pytest.raises(ModelError, match="leaves out"):
+        ordered.tower(torch.randn(1, 3, 8), others)
+
+
 def test_a_plan_whose_histories_do_not_fit_the_positions_is_refused(config):
     plan = config.model_dump(mode="json")
     plan["model"] |= {"tower": "sequence", "positions": 5}
