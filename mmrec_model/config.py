@@ -15,8 +15,10 @@ from mmrec_model.canonical import canonical_json, sha256_hex
 from mmrec_model.errors import ConfigError
 
 Modality = Literal["text", "image", "audio", "video"]
-Scope = Literal["head", "fusion"]
+Scope = Literal["head", "fusion", "lora", "top", "full"]
 """Which part of the model a run trains; see `mmrec_model.model.scope`."""
+ENCODER_SCOPES: tuple[Scope, ...] = ("lora", "top", "full")
+"""The scopes in which a text encoder is part of the model."""
 MODALITIES: tuple[Modality, ...] = ("text", "image", "audio", "video")
 """All modalities, in the order of every modality axis of the system."""
 
@@ -72,6 +74,24 @@ class FeatureSpec(Strict):
     dims: dict[Modality, Count]
 
 
+class TunedTextConfig(Strict):
+    """The text encoder that is part of the model, in the scopes that train it.
+
+    Attributes:
+        source: where the coordinator has it, as in `EncoderConfig`; a site loads from its own place.
+        digest: of the encoder, as in the manifest of the feature bundle; every side must have this one.
+        max_tokens: tokens kept of a text, as in `EncoderConfig`.
+        rank: of the adapters of scope `lora`.
+        layers: how many of the last layers scope `top` trains.
+    """
+
+    source: str = "embedded"
+    digest: Digest
+    max_tokens: Annotated[int, Field(ge=8, le=8192)] = 256
+    rank: Annotated[int, Field(ge=1, le=256)] = 4
+    layers: Count = 1
+
+
 class ModelConfig(Strict):
     """The recommender.
 
@@ -86,6 +106,7 @@ class ModelConfig(Strict):
             `sequence` by causal self-attention.
         positions: places of a history that the sequence tower tells apart.
         scope: which weights are trained, travel and are paid for (`mmrec_model.model.scope`).
+        text_encoder: the encoder that scopes `lora`, `top` and `full` train; null in the other scopes.
     """
 
     hidden: Width = 16
@@ -97,6 +118,15 @@ class ModelConfig(Strict):
     tower: Literal["attention", "sequence"] = "attention"
     positions: Count = 32
     scope: Scope = "fusion"
+    text_encoder: TunedTextConfig | None = None
+
+    @model_validator(mode="after")
+    def _encoder_matches_scope(self) -> Self:
+        if (self.scope in ENCODER_SCOPES) != (self.text_encoder is not None):
+            raise ValueError(
+                f"scope {self.scope!r} {'needs a' if self.text_encoder is None else 'has no'} text_encoder"
+            )
+        return self
 
 
 class TrainingConfig(Strict):

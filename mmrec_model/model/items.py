@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mmrec_model.config import Modality
+from mmrec_model.model.texts import Texts
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,15 @@ class Items:
         vectors: per modality `[..., D_m]`, unit rows, zero where the modality is missing.
         present_M: `[..., M]`, True where the item has the modality; M in the order of `vectors`.
         prior: `[...]`, standardised log popularity as released under DP; 0 before the release.
+        texts: token ids, for a model with a text encoder of its own; other models do not read them.
+        encoded: whether the text vectors are those of the model's own encoder.
     """
 
     vectors: dict[Modality, Tensor]
     present_M: Tensor
     prior: Tensor
+    texts: Texts | None = None
+    encoded: bool = False
 
     @classmethod
     def from_arrays(
@@ -39,6 +44,7 @@ class Items:
         present_NM: npt.NDArray[np.bool_],
         prior_N: npt.NDArray[np.float32] | None = None,
         *,
+        texts: Texts | None = None,
         device: str = "cpu",
     ) -> Items:
         """The whole catalogue on `device`; without `prior_N` every item is equally popular."""
@@ -47,22 +53,27 @@ class Items:
             vectors={name: torch.tensor(np.asarray(rows), device=device) for name, rows in vectors.items()},
             present_M=torch.tensor(np.asarray(present_NM), device=device),
             prior=torch.tensor(np.asarray(prior, dtype=np.float32), device=device),
+            texts=texts,
         )
 
     def take(self, index: Tensor) -> Items:
         """The items at `index` (whole numbers of any shape) of a catalogue."""
-        return Items(
+        return replace(
+            self,
             vectors={name: rows[index] for name, rows in self.vectors.items()},
             present_M=self.present_M[index],
             prior=self.prior[index],
+            texts=None if self.texts is None else self.texts.take(index),
         )
 
     def cut(self, start: int, stop: int) -> Items:
         """Places `start:stop` of the list axis (the last axis of `prior`)."""
-        return Items(
+        return replace(
+            self,
             vectors={name: rows[..., start:stop, :] for name, rows in self.vectors.items()},
             present_M=self.present_M[..., start:stop, :],
             prior=self.prior[..., start:stop],
+            texts=None if self.texts is None else self.texts.cut(start, stop),
         )
 
     def with_prior(self, prior_N: npt.NDArray[np.float32]) -> Items:

@@ -24,8 +24,9 @@ from mmrec_model.model.dimension_weights import DimensionWeights
 from mmrec_model.model.fusion import AttentionFusion
 from mmrec_model.model.history import HistoryTower, content_profiles, visible_history
 from mmrec_model.model.items import Items
-from mmrec_model.model.scope import freeze_outside
+from mmrec_model.model.scope import ENCODER, freeze_outside
 from mmrec_model.model.sequence import SequenceTower
+from mmrec_model.model.text_tower import TextTower, build_text_tower
 from mmrec_model.protocol import Arrays
 
 
@@ -35,9 +36,10 @@ class MultimodalRecommender(nn.Module):
     Args:
         config: sizes and public weights.
         dims: modalities in use and the width of their frozen vectors, in catalogue order.
+        encoder: makes the text vectors, in the scopes that train it; else they are the catalogue's.
     """
 
-    def __init__(self, config: ModelConfig, dims: Mapping[Modality, int]) -> None:
+    def __init__(self, config: ModelConfig, dims: Mapping[Modality, int], encoder: TextTower | None = None) -> None:
         super().__init__()
         if not dims:
             raise ModelError("the model has no modality", remedy="Give a catalogue with at least one readable medium")
@@ -56,6 +58,12 @@ class MultimodalRecommender(nn.Module):
         public = [*(config.modality_weights.get(name, 0.0) for name in dims), config.popularity_weight]
         self.public_weights: Tensor
         self.register_buffer("public_weights", torch.tensor(public), persistent=False)
+        if (encoder is None) != (config.text_encoder is None) or (encoder is not None and "text" not in dims):
+            raise ModelError(
+                f"scope {config.scope!r} over {', '.join(dims)} does not go with {(encoder and 'an') or 'no'} encoder",
+                remedy="Make the model by build_model, over a catalogue with texts",
+            )
+        self.encoder = encoder
         freeze_outside(self, config.scope)
 
     def forward(self, items: Items, mask_BK: Tensor, candidates: Items | None = None) -> Tensor:
@@ -71,6 +79,7 @@ class MultimodalRecommender(nn.Module):
         Returns:
             `[B, 1, N]` with candidates, else `[B, K, K + L]`.
         """
+        items, candidates = self.read(items), None if candidates is None else self.read(candidates)
         places = mask_BK.shape[-1]
         history = items.cut(0, places)
         visible_BTK = visible_history(mask_BK, leave_one_out=candidates is None, causal=self.config.tower == "sequence")
@@ -82,6 +91,13 @@ class MultimodalRecommender(nn.Module):
         residual: Tensor = self.interaction(users_BTH) @ vectors.transpose(-1, -2)
         fused: Tensor = self.config.fused_scale * (residual + self.item_bias(vectors).transpose(-1, -2))
         return terms_BTLS.sum(-1) + self._signal(terms_BTLS) + self._weighted(profiles, scored) + fused
+
+    def read(self, items: Items) -> Items:
+        """Items with the text vectors that this model uses: its own encoder's, where it has one."""
+        if self.encoder is None or items.encoded:
+            return items
+        read: Items = self.encoder(items)
+        return read
 
     def _terms(self, profiles: Mapping[Modality, Tensor], scored: Items) -> Tensor:
         similarities = [profiles[name] @ rows.transpose(-1, -2) for name, rows in scored.vectors.items()]
@@ -114,8 +130,16 @@ class MultimodalRecommender(nn.Module):
         self._load({name: weight for name, weight in self.named_parameters() if weight.requires_grad}, state)
 
     def served_state(self) -> dict[str, Tensor]:
-        """What an export holds: every weight, trained or not, so that serving does not depend on the seed."""
-        return {name: weight.detach() for name, weight in self.named_parameters()}
+        """What an export holds: every weight, trained or not, so that serving does not depend on the seed.
+
+        Of a text encoder it holds what was trained; the rest is named by the configuration's digest.
+        """
+        encoder = f"{ENCODER}."
+        return {
+            name: weight.detach()
+            for name, weight in self.named_parameters()
+            if weight.requires_grad or not name.startswith(encoder)
+        }
 
     def load_served_state(self, state: Mapping[str, Tensor]) -> None:
         """Set every weight that `served_state` names.
@@ -140,11 +164,24 @@ class MultimodalRecommender(nn.Module):
                 weight.copy_(state[name])
 
 
-def build_model(config: RunConfig) -> MultimodalRecommender:
-    """The untrained model of a run; the same seed gives the same weights on every machine."""
+def build_model(config: RunConfig, *, encoder_source: str | None = None) -> MultimodalRecommender:
+    """The untrained model of a run; the same seed gives the same weights on every machine.
+
+    Args:
+        config: the run.
+        encoder_source: where this machine has the text encoder, in a scope that trains it; by default where the
+            configuration says.
+
+    Raises:
+        EncoderError: the text encoder cannot be loaded.
+        ModelError: it is not the one that the run uses, or cannot be tuned.
+    """
+    settings = config.model.text_encoder
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return MultimodalRecommender(config.model, config.features.dims)
+        tower = None if settings is None else build_text_tower(config.model.scope, settings, source=encoder_source)
+        torch.manual_seed(config.seed)
+        return MultimodalRecommender(config.model, config.features.dims, tower)
 
 
 def initial_state(config: RunConfig) -> Arrays:

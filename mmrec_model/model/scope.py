@@ -2,6 +2,9 @@
 
     head      interaction, bias, signal and dimension weights, and every head beside them
     fusion    head, the fusion of modalities and the user tower                                 (the default)
+    lora      fusion, and LoRA adapters inside a text encoder that is then part of the model
+    top       fusion, and the last layers of that encoder
+    full      fusion, and all of that encoder
 
 A weight outside the scope keeps the value that the run's seed gave it, at every partner and at the coordinator. A part
 that this table does not know belongs to the head, so that a new part is trained in every scope unless it is named.
@@ -17,8 +20,10 @@ from torch import nn
 
 from mmrec_model.config import Scope
 
-_FROZEN: Final[Mapping[Scope, frozenset[str]]] = {"head": frozenset({"fusion", "tower"}), "fusion": frozenset()}
-"""Top-level parts of the recommender that a scope leaves alone."""
+ENCODER: Final = "encoder"
+"""The part that is a text encoder; which of its weights train, `mmrec_model.model.text_tower` knows."""
+_FROZEN: Final[Mapping[Scope, frozenset[str]]] = {"head": frozenset({"fusion", "tower"})}
+"""Top-level parts of the recommender that a scope leaves alone; none where it is not named."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ class TrainedShare:
 def freeze_outside(model: nn.Module, scope: Scope) -> None:
     """Take the gradient from every weight of `model` that lies outside `scope`."""
     for name, part in model.named_children():
-        part.requires_grad_(requires_grad=name not in _FROZEN[scope])
+        if name != ENCODER:
+            part.requires_grad_(requires_grad=name not in _FROZEN.get(scope, ()))
 
 
 def trained_share(model: nn.Module) -> TrainedShare:
