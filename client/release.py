@@ -22,7 +22,7 @@ from client import outbox, witness
 from client.charge import Charge, approve_plan, charge_of, committed_event, find_reserve
 from client.coordinator import Shown, confirm, show
 from client.outbox import Finished
-from client.policy import Release, check_release, check_run
+from client.policy import Release, check_encoder, check_release, check_run
 from client.popularity import count_items
 from client.site import Site
 from client.training import train_round
@@ -78,13 +78,14 @@ def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answe
     _check_request(config, kind, request, arrays)
     with site.open_ledger() as ledger:
         challenge = confirm(ledger, kind, request)
+        check_encoder(config, site.bundle.tunable_encoder)
         check_run(
             site.policy,
             config,
             users=site.config.users,
             installed_features=site.bundle.digest,
             installed_code=site.code_digest,
-            trained_weights=trained_share(build_model(config)).trained,
+            trained_weights=trained_share(build_model(config, encoder_source=site.config.text_encoder)).trained,
         )
         made: Arrays = {}
         if kind is Kind.DESCRIBE:
@@ -163,7 +164,15 @@ def _make_popularity(site: Site, reserve: Record, config: RunConfig, _state: Arr
 def _make_update(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
     place = f"{reserve.text('run_id')}/{reserve.whole('round')}/{reserve.whole('attempt')}"
     noise = site.noise(f"train/{place}")
-    trained = train_round(config, site.items, site.dataset.train, state, users=site.config.users, noise=noise)
+    trained = train_round(
+        config,
+        site.items,
+        site.dataset.train,
+        state,
+        users=site.config.users,
+        noise=noise,
+        encoder_source=site.config.text_encoder,
+    )
     event = committed_event(config, noise_multiplier=trained.noise_multiplier, steps=trained.steps)
     arrays = dict(trained.update)
     if trained.witness.size:

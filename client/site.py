@@ -42,6 +42,7 @@ from mmrec_model.data.dataset import PartnerDataset, open_partner
 from mmrec_model.errors import ConfigError
 from mmrec_model.features.bundle import FeatureBundle, open_bundle
 from mmrec_model.model.items import Items
+from mmrec_model.model.texts import Texts
 from mmrec_model.privacy.keys import SigningKey
 from mmrec_model.privacy.ledger import Ledger
 from mmrec_model.privacy.merkle import MerkleTree
@@ -61,6 +62,8 @@ class SiteConfig(Strict):
         catalogue: folder with the shared `items` file.
         features: the feature bundle.
         users: the public number of users; fixed at enrolment, sets the divisor and the partner's weight.
+        text_encoder: where this site has the text encoder that a run may tune: `embedded`, or a local folder. A plan's
+            own source is never followed here; its digest must fit.
         coordinator_key: the coordinator's public key, which enrolment writes into the ledger; from then on the key that
             the ledger names counts, and every request must be signed by it. None for a site without a coordinator.
         simulation_seed: makes noise reproducible, for simulations alone: who knows it can subtract the noise.
@@ -71,6 +74,7 @@ class SiteConfig(Strict):
     catalogue: str
     features: str
     users: Count
+    text_encoder: str = "embedded"
     coordinator_key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     simulation_seed: int | None = None
 
@@ -243,7 +247,7 @@ def _bundle(folder: Path) -> FeatureBundle:
 @lru_cache(maxsize=8)
 def _items(folder: Path) -> Items:
     bundle = _bundle(folder)
-    return Items.from_arrays(bundle.vectors, np.asarray(bundle.present_NM))
+    return Items.from_arrays(bundle.vectors, np.asarray(bundle.present_NM), texts=Texts.open(folder))
 
 
 @lru_cache(maxsize=1)

@@ -55,7 +55,14 @@ class TrainedRound:
 
 
 def train_round(
-    config: RunConfig, catalogue: Items, histories: Histories, state: Arrays, *, users: int, noise: GaussianNoise
+    config: RunConfig,
+    catalogue: Items,
+    histories: Histories,
+    state: Arrays,
+    *,
+    users: int,
+    noise: GaussianNoise,
+    encoder_source: str | None = None,
 ) -> TrainedRound:
     """Train `local_steps` private steps.
 
@@ -66,13 +73,14 @@ def train_round(
         state: the global arrays: the trained ones and `prior`.
         users: the public number of users, which sets the divisor.
         noise: source of sampling and noise.
+        encoder_source: where this machine has the text encoder, in a scope that trains it.
 
     Raises:
         ProtocolError: the state has no prior of one number per item.
         ModelError: the state does not fit the model.
         PrivacyError: a step did not use the plan's clip, noise, rate or divisor, or left weights without noise.
     """
-    model, items = _global_model(config, catalogue, state)
+    model, items = _global_model(config, catalogue, state, encoder_source)
     before = {name: weight.clone() for name, weight in model.trainable_state().items()}
     training, privacy = config.training, config.privacy
     plan = StepPlan(
@@ -148,13 +156,15 @@ def _require_planned(facts: StepFacts, drawn: Mapping[float, int], plan: StepPla
         )
 
 
-def _global_model(config: RunConfig, catalogue: Items, state: Arrays) -> tuple[MultimodalRecommender, Items]:
+def _global_model(
+    config: RunConfig, catalogue: Items, state: Arrays, encoder_source: str | None
+) -> tuple[MultimodalRecommender, Items]:
     prior = state.get(PRIOR)
     if prior is None or prior.shape != (config.features.items,):
         raise ProtocolError(
             f"the global state has no '{PRIOR}' of {config.features.items} items", remedy="Upgrade the older side"
         )
-    model = build_model(config)
+    model = build_model(config, encoder_source=encoder_source)
     model.load_trainable_state({name: torch.tensor(array) for name, array in state.items() if name != PRIOR})
     model.train()
     return model, catalogue.with_prior(prior)

@@ -17,6 +17,7 @@ from mmrec_model.errors import ConfigError
 Modality = Literal["text", "image", "audio", "video"]
 Scope = Literal["head", "fusion", "lora", "top", "full"]
 """Which part of the model a run trains; see `mmrec_model.model.scope`."""
+Tower = Literal["attention", "sequence"]
 ENCODER_SCOPES: tuple[Scope, ...] = ("lora", "top", "full")
 """The scopes in which a text encoder is part of the model."""
 MODALITIES: tuple[Modality, ...] = ("text", "image", "audio", "video")
@@ -115,7 +116,7 @@ class ModelConfig(Strict):
     popularity_weight: NonNegative = 0.1
     fused_scale: Positive = 0.5
     temperature: Positive = 10.0
-    tower: Literal["attention", "sequence"] = "attention"
+    tower: Tower = "attention"
     positions: Count = 32
     scope: Scope = "fusion"
     text_encoder: TunedTextConfig | None = None

@@ -22,7 +22,8 @@ from mmrec_model.errors import FeatureError, ModelError
 from mmrec_model.features.folder import open_bundle
 from mmrec_model.model.folder import ExportedModel, load_model
 from mmrec_model.model.items import Items
-from mmrec_model.model.scoring import score_catalogue
+from mmrec_model.model.scoring import encode_catalogue, score_catalogue
+from mmrec_model.model.texts import Texts
 
 BESIDE = "features"
 """Name of the feature bundle's folder beside an exported model."""
@@ -50,27 +51,33 @@ class MultimodalRecommender:
     item_ids: tuple[str, ...]
 
     @classmethod
-    def load(cls, folder: str | Path, *, features: str | Path | None = None) -> Self:
+    def load(cls, folder: str | Path, *, features: str | Path | None = None, text_encoder: str | None = None) -> Self:
         """Open an exported model and the feature bundle it was trained on, both verified.
 
         Args:
             folder: the folder `model` of a run.
             features: the bundle's folder; by default `features` beside `folder`, as in a workspace.
+            text_encoder: where this machine has the text encoder that the run tuned, if it tuned one; by default where
+                the run had it.
 
         Raises:
             ModelError: the model is damaged.
             FeatureError: the bundle is damaged, or not the one that the model was trained on.
+            EncoderError: the text encoder cannot be loaded.
         """
-        exported = load_model(Path(folder))
-        bundle = open_bundle(Path(folder).resolve().parent / BESIDE if features is None else Path(features))
+        exported = load_model(Path(folder), encoder_source=text_encoder)
+        place = Path(folder).resolve().parent / BESIDE if features is None else Path(features)
+        bundle = open_bundle(place)
         expected = exported.config.features.digest
         if bundle.digest != expected:
             raise FeatureError(
                 f"the bundle has digest {bundle.digest[:12]}, the model was trained on {expected[:12]}",
                 remedy="Name the run's own feature bundle: load(folder, features=...)",
             )
-        items = Items.from_arrays(bundle.vectors, np.asarray(bundle.present_NM), exported.prior_N)
-        return cls(exported, items, bundle.item_ids)
+        items = Items.from_arrays(
+            bundle.vectors, np.asarray(bundle.present_NM), exported.prior_N, texts=Texts.open(place)
+        )
+        return cls(exported, encode_catalogue(exported.model, items), bundle.item_ids)
 
     @property
     def config(self) -> RunConfig:

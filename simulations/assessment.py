@@ -20,7 +20,7 @@ from mmrec_model.evaluation.ranking import Excluded, RankingTask, Ranks, Scorer,
 from mmrec_model.evaluation.ranking import standard_errors as standard_errors_of
 from mmrec_model.model.items import Items
 from mmrec_model.model.recommender import MultimodalRecommender
-from mmrec_model.model.scoring import score_catalogue
+from mmrec_model.model.scoring import encode_catalogue, score_catalogue
 from simulations.run_record import Metrics
 
 Part = Literal["val", "test"]
@@ -62,7 +62,8 @@ class Panel:
 
     def model_scorer(self, model: MultimodalRecommender, catalogue: Items) -> Scorer:
         """The model on the panel's histories."""
-        return lambda users: score_catalogue(model, catalogue, [self.histories[user] for user in users])
+        read = encode_catalogue(model, catalogue)
+        return lambda users: score_catalogue(model, read, [self.histories[user] for user in users])
 
 
 def panel_of(datasets: Sequence[PartnerDataset], part: Part) -> Panel:

@@ -30,6 +30,13 @@ def simulate(  # noqa: PLR0917 - one argument per option
         str | None, typer.Option(help="Column that names a user's partner; by default the first silo_* column.")
     ] = None,
     partners: Annotated[int | None, typer.Option(min=1, help="Make this many equal partners instead.")] = None,
+    scope: Annotated[
+        Literal["head", "fusion", "lora", "top", "full"],
+        typer.Option(help="What is trained; lora, top and full train the text encoder too, which is slow."),
+    ] = "fusion",
+    tower: Annotated[
+        Literal["attention", "sequence"], typer.Option(help="How a user's history is read: as a set, or in order.")
+    ] = "attention",
     engine: Annotated[
         Literal["loopback", "flower"], typer.Option(help="In this process, or Flower's own simulation with Ray.")
     ] = "loopback",
@@ -53,7 +60,9 @@ def simulate(  # noqa: PLR0917 - one argument per option
             with watch.stage("data"):
                 source = data or embedded_data(out, seed, bars)
             training = TrainingConfig(rounds=rounds)
-            recipe = workspace.Recipe(source, out.resolve(), epsilon, delta, seed, training, silo, partners)
+            recipe = workspace.Recipe(
+                source, out.resolve(), epsilon, delta, seed, training, silo, partners, scope=scope, tower=tower
+            )
             prepared = federation.prepare(recipe, bars, watch)
             if prepare:
                 bars.say(f"Ready: {out}. Train it with `flwr run`, then report with `mmrec simulate --finish`.")

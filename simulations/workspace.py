@@ -21,11 +21,15 @@ from pathlib import Path
 from client.policy import Policy
 from client.site import Site, SiteConfig, enrol
 from mmrec_model.config import (
+    ENCODER_SCOPES,
     Modality,
     ModelConfig,
     RunConfig,
+    Scope,
+    Tower,
     TrainingConfig,
     TransformConfig,
+    TunedTextConfig,
 )
 from mmrec_model.data.catalogue import open_catalogue
 from mmrec_model.data.dataset import open_partner
@@ -63,6 +67,8 @@ class Recipe:
         silo: column that names a user's partner; None for the first `silo_*` column, if there is one.
         partners: number of equal partners instead of a column; None for a column.
         minimum_users: smaller partners are merged into one.
+        scope: which weights are trained.
+        tower: how a history becomes a user vector.
     """
 
     data: Path
@@ -74,6 +80,8 @@ class Recipe:
     silo: str | None = None
     partners: int | None = None
     minimum_users: int = MINIMUM_USERS
+    scope: Scope = "fusion"
+    tower: Tower = "attention"
 
 
 def vector_store() -> Path:
@@ -125,6 +133,7 @@ def encode(recipe: Recipe, progress: Callable[[str, int, int], None] | None = No
         encoders=default_encoders(),
         transform=TransformConfig(),
         store=vector_store(),
+        tokens=recipe.scope in ENCODER_SCOPES,
         progress=progress,
     )
 
@@ -142,7 +151,7 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
         run_id=RUN_ID,
         seed=recipe.seed,
         features=bundle.spec,
-        model=ModelConfig(modality_weights=_public_weights(bundle)),
+        model=_model(recipe, bundle),
         training=recipe.training,
         privacy=privacy,
         minimum_cohort=len(groups),
@@ -157,6 +166,16 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
     config = config.model_copy(update={"training": config.training.model_copy(update={"learning_rate": rate})})
     write_atomically(recipe.out / MARKER, (config.model_dump_json(indent=2) + "\n").encode())
     return config
+
+
+def _model(recipe: Recipe, bundle: FeatureBundle) -> ModelConfig:
+    digest = bundle.tunable_encoder
+    return ModelConfig(
+        modality_weights=_public_weights(bundle),
+        scope=recipe.scope,
+        tower=recipe.tower,
+        text_encoder=None if digest is None else TunedTextConfig(digest=digest),
+    )
 
 
 def _public_weights(bundle: FeatureBundle) -> dict[Modality, float]:
@@ -181,6 +200,7 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
         max_rounds=max(1, config.training.rounds),
         max_steps=max(1, config.training.rounds * config.training.local_steps),
         max_sample_rate=config.training.sample_rate,
+        max_trained_weights=sum(array.size for array in initial_state(config).values()),
         allow_without_privacy=not private,
     )
     coordinator = recipe.out / "coordinator"

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,10 +27,12 @@ from mmrec_model.encoders.interface import Encoder, Mask, Vectors
 from mmrec_model.encoders.registry import load_encoder
 from mmrec_model.errors import FeatureError
 from mmrec_model.features.folder import (
+    TOKENS,
     FeatureBundle,
     npy_bytes,
     open_bundle,
     open_transform,
+    tokens_bytes,
     transform_bytes,
     transform_file,
     vectors_file,
@@ -67,6 +69,14 @@ class Items(Protocol):
         """One path or None per item, for "image", "audio" and "video"."""
 
 
+@runtime_checkable
+class TokenEncoder(Protocol):
+    """An encoder that reads texts as token ids."""
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text."""
+
+
 @dataclass(frozen=True)
 class _Encoded:
     """Raw vectors of one modality, one row per item."""
@@ -93,6 +103,7 @@ def build_bundle(
     encoders: Sequence[EncoderConfig],
     transform: TransformConfig,
     store: Path,
+    tokens: bool = False,
     progress: Progress | None = None,
 ) -> FeatureBundle:
     """Encode what the store lacks, fit the transforms on the items, write the bundle and open it.
@@ -103,11 +114,13 @@ def build_bundle(
         encoders: at most one per modality; media without an encoder are left out.
         transform: how raw vectors become final ones.
         store: root of the content-addressed raw vectors.
+        tokens: also keep the token ids of the texts, which a run that tunes the text encoder reads.
         progress: called with (modality, settled inputs, all inputs of the modality).
 
     Raises:
         EncoderError: an encoder cannot be loaded.
-        FeatureError: two encoders for one modality, no item with anything to encode, or an unusable folder.
+        FeatureError: two encoders for one modality, no item with anything to encode, an unusable folder, or tokens of
+            a catalogue or an encoder that has none.
     """
     results = _encode_all(catalogue, _by_modality(encoders), FeatureStore(store), progress)
     kept = {modality: result for modality, result in results.items() if result.present_N.any()}
@@ -122,6 +135,8 @@ def build_bundle(
     for modality, result in kept.items():
         files[vectors_file(modality)] = npy_bytes(result.apply(fits[modality]))
         files[transform_file(modality)] = transform_bytes(fits[modality])
+    if tokens:
+        files[TOKENS] = _tokens(catalogue, kept.get("text"))
     accounts: dict[str, JsonValue] = {
         name: _account(result, fits.get(name), catalogue.item_ids) for name, result in results.items()
     }
@@ -190,6 +205,17 @@ def _encode(
     present_N = np.zeros(len(inputs), dtype=bool)
     present_N[given_N] = ok
     return _Encoded(encoder, raw_ND, present_N, given_N & ~present_N, encoded)
+
+
+def _tokens(catalogue: Items, result: _Encoded | None) -> bytes:
+    """The token ids of every item's text, as the encoder that made its vector reads them."""
+    encoder: object = None if result is None else result.encoder
+    if not isinstance(encoder, TokenEncoder):
+        raise FeatureError(
+            f"token ids are asked for, {'a catalogue without texts' if result is None else 'the text encoder'} has none",
+            remedy="Give a transformer as text encoder, or build the bundle without tokens",
+        )
+    return tokens_bytes(encoder.tokens([str(one or "") for one in modality_inputs(catalogue, "text")]))
 
 
 def _account(result: _Encoded, fit: CatalogueTransform | None, item_ids: Sequence[str]) -> dict[str, JsonValue]:

@@ -1,6 +1,7 @@
 """An exported recommender: one folder that anybody can load, without pickle.
 
-model.safetensors   all weights, trained or not, and `prior`, the standardised log popularity as released under DP
+model.safetensors   all weights, trained or not (of a text encoder those that were trained), and `prior`, the
+                    standardised log popularity as released under DP
 config.json         the run's configuration, which holds the model's sizes and the feature bundle's digest
 README.md           the card: what it was trained on, what it reached, what it cost, what is not protected
 digests.json        SHA-256 of the files above, written last
@@ -57,11 +58,16 @@ def save_model(folder: Path, config: RunConfig, state: Arrays, *, card: str) -> 
     write_atomically(folder / DIGESTS, canonical_json({**digests}) + b"\n")
 
 
-def load_model(folder: Path) -> ExportedModel:
-    """Read and verify an exported folder.
+def load_model(folder: Path, *, encoder_source: str | None = None) -> ExportedModel:
+    """Read and verify an exported folder; adapters of a text encoder are merged into it.
+
+    Args:
+        folder: as `save_model` wrote it.
+        encoder_source: where this machine has the text encoder that the run tuned; by default where the run had it.
 
     Raises:
         ModelError: a file is missing, changed, or does not fit the configuration.
+        EncoderError: the text encoder cannot be loaded.
     """
     try:
         digests = json.loads((folder / DIGESTS).read_bytes())
@@ -75,7 +81,9 @@ def load_model(folder: Path) -> ExportedModel:
         raise ModelError(
             f"{folder} is not an exported model: {error}", remedy="Name the folder `model` of a run"
         ) from error
-    model = build_model(config)
+    model = build_model(config, encoder_source=encoder_source)
     model.load_served_state({name: torch.from_numpy(array) for name, array in state.items()})
+    if model.encoder is not None:
+        model.encoder.merge()
     model.eval()
     return ExportedModel(model, prior, config)

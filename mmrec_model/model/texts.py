@@ -10,6 +10,7 @@ Shapes: N items, R tokens of all texts, D width of the encoder, K width of the b
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mmrec_model.features.folder import open_tokens, open_transform
 from mmrec_model.features.transform import CatalogueTransform
 
 _SHORTEST = 1e-9
@@ -52,6 +54,16 @@ class Texts:
             axes_DK=torch.tensor(fit.axes_DK, dtype=torch.float32),
             index=torch.arange(len(offsets_N1) - 1),
         )
+
+    @classmethod
+    def open(cls, bundle: Path) -> Texts | None:
+        """The texts of a feature bundle; None if it was built without token ids.
+
+        Raises:
+            FeatureError: the bundle is damaged.
+        """
+        found = open_tokens(bundle)
+        return None if found is None else cls.from_arrays(*found, open_transform(bundle, "text"))
 
     def take(self, index: Tensor) -> Texts:
         """The texts at `index` of this list."""
