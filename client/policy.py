@@ -175,7 +175,7 @@ def check_encoder(config: RunConfig, installed: str | None) -> None:
     if tuned is not None and tuned.digest != installed:
         raise PolicyRefusal(
             "encoder",
-            f"the run tunes text encoder {tuned.digest[:12]}, the bundle here has tokens of {(installed or 'none')[:12]}",
+            f"the run tunes text encoder {tuned.digest[:12]}, the bundle has tokens of {(installed or 'none')[:12]}",
             remedy="Install a bundle that was built with this encoder and its tokens",
         )
 

@@ -211,8 +211,9 @@ def _tokens(catalogue: Items, result: _Encoded | None) -> bytes:
     """The token ids of every item's text, as the encoder that made its vector reads them."""
     encoder: object = None if result is None else result.encoder
     if not isinstance(encoder, TokenEncoder):
+        lacking = "a catalogue without texts" if result is None else "the text encoder"
         raise FeatureError(
-            f"token ids are asked for, {'a catalogue without texts' if result is None else 'the text encoder'} has none",
+            f"token ids are asked for, {lacking} has none",
             remedy="Give a transformer as text encoder, or build the bundle without tokens",
         )
     return tokens_bytes(encoder.tokens([str(one or "") for one in modality_inputs(catalogue, "text")]))
