@@ -79,6 +79,7 @@ def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answe
     with site.open_ledger() as ledger:
         challenge = confirm(ledger, kind, request)
         check_encoder(config, site.bundle.tunable_encoder)
+        site.own_encoders(config.model)
         check_run(
             site.policy,
             config,
@@ -172,6 +173,7 @@ def _make_update(site: Site, reserve: Record, config: RunConfig, state: Arrays) 
         users=site.config.users,
         noise=noise,
         encoder_source=site.config.text_encoder,
+        own=site.own_media(config.model),
     )
     event = committed_event(config, noise_multiplier=trained.noise_multiplier, steps=trained.steps)
     arrays = dict(trained.update)

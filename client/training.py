@@ -63,6 +63,7 @@ def train_round(
     users: int,
     noise: GaussianNoise,
     encoder_source: str | None = None,
+    own: Items | None = None,
 ) -> TrainedRound:
     """Train `local_steps` private steps.
 
@@ -74,6 +75,7 @@ def train_round(
         users: the public number of users, which sets the divisor.
         noise: source of sampling and noise.
         encoder_source: where this machine has the text encoder, in a scope that trains it.
+        own: own media of the users `[U]`, in a run that reads them.
 
     Raises:
         ProtocolError: the state has no prior of one number per item.
@@ -96,7 +98,7 @@ def train_round(
     loss = partial(_loss, catalogue=items)
     facts = []
     for _ in range(training.local_steps):
-        batches = _sample(config, histories, noise)
+        batches = _sample(config, histories, own, noise)
         metered = Metered(noise)
         facts.append(private_step(witnessed, optimizer, batches, loss, plan, metered, gradients_by_name(GRADIENTS)))
         _require_planned(facts[-1], metered.drawn, plan, weights=sum(map(torch.numel, trained)))
@@ -170,7 +172,7 @@ def _global_model(
     return model, catalogue.with_prior(prior)
 
 
-def _sample(config: RunConfig, histories: Histories, noise: GaussianNoise) -> list[HistoryBatch]:
+def _sample(config: RunConfig, histories: Histories, own: Items | None, noise: GaussianNoise) -> list[HistoryBatch]:
     training = config.training
     users = noise.poisson_sample(len(histories), training.sample_rate)
     if not len(users):
@@ -183,7 +185,8 @@ def _sample(config: RunConfig, histories: Histories, noise: GaussianNoise) -> li
         negatives=training.negatives,
         seed=noise.integer(),
     )
-    return HistoryBatch.from_users(drawn).split(training.micro_batch)
+    media = None if own is None else own.take(torch.from_numpy(users).unsqueeze(1))
+    return HistoryBatch.from_users(drawn, media).split(training.micro_batch)
 
 
 def _loss(model: nn.Module, batch: HistoryBatch, *, catalogue: Items) -> Tensor:

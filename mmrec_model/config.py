@@ -18,6 +18,7 @@ Modality = Literal["text", "image", "audio", "video"]
 Scope = Literal["head", "fusion", "lora", "top", "full"]
 """Which part of the model a run trains; see `mmrec_model.model.scope`."""
 Tower = Literal["attention", "sequence"]
+UserMedium = Literal["text", "image"]
 ENCODER_SCOPES: tuple[Scope, ...] = ("lora", "top", "full")
 """The scopes in which a text encoder is part of the model."""
 MODALITIES: tuple[Modality, ...] = ("text", "image", "audio", "video")
@@ -106,6 +107,8 @@ class ModelConfig(Strict):
         tower: how a history becomes a user vector: pooled by `attention`, where order does not count, or read as a
             `sequence` by causal self-attention.
         positions: places of a history that the sequence tower tells apart.
+        user_media: media of the users themselves (`users.*`) that enter the user tower; encoded where the user is,
+            they never leave. A user without them is one without a profile.
         scope: which weights are trained, travel and are paid for (`mmrec_model.model.scope`).
         text_encoder: the encoder that scopes `lora`, `top` and `full` train; null in the other scopes.
     """
@@ -118,8 +121,14 @@ class ModelConfig(Strict):
     temperature: Positive = 10.0
     tower: Tower = "attention"
     positions: Count = 32
+    user_media: tuple[UserMedium, ...] = ()
     scope: Scope = "fusion"
     text_encoder: TunedTextConfig | None = None
+
+    @property
+    def text_tokens(self) -> int:
+        """Tokens kept of a text, an item's as well as a user's."""
+        return EncoderConfig(modality="text").max_tokens if self.text_encoder is None else self.text_encoder.max_tokens
 
     @model_validator(mode="after")
     def _encoder_matches_scope(self) -> Self:
@@ -206,6 +215,15 @@ class RunConfig(Strict):
     privacy: PrivacyConfig
     minimum_cohort: Count = 1
     round_timeout: Positive = 600.0
+
+    @model_validator(mode="after")
+    def _user_media_have_features(self) -> Self:
+        absent = sorted(set(self.model.user_media) - set(self.features.dims))
+        if absent:
+            raise ValueError(
+                f"user_media {absent} are not among the media of the features {sorted(self.features.dims)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _histories_fit(self) -> Self:

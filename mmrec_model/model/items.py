@@ -76,6 +76,19 @@ class Items:
             texts=None if self.texts is None else self.texts.cut(start, stop),
         )
 
+    def rows(self, part: slice) -> Items:
+        """Some of the users of lists `[B, ...]`."""
+        return self.take(torch.arange(len(self.prior), device=self.prior.device)[part])
+
+    def behind(self, first: Items) -> Items:
+        """These items behind others in one list; both with text vectors that are read already."""
+        return Items(
+            vectors={name: torch.cat([first.vectors[name], rows], dim=-2) for name, rows in self.vectors.items()},
+            present_M=torch.cat([first.present_M, self.present_M], dim=-2),
+            prior=torch.cat([first.prior, self.prior], dim=-1),
+            encoded=True,
+        )
+
     def with_prior(self, prior_N: npt.NDArray[np.float32]) -> Items:
         """The same catalogue with another popularity prior."""
         return replace(self, prior=torch.tensor(prior_N, dtype=torch.float32, device=self.prior.device))

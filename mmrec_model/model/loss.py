@@ -24,30 +24,35 @@ class HistoryBatch:
     Attributes:
         items_BL: catalogue indices: K places of history, then the negatives.
         mask_BK: True where the history has an item.
+        own: the users' own media `[B, 1]`, in a run that reads them.
     """
 
     items_BL: Tensor
     mask_BK: Tensor
+    own: Items | None = None
 
     @classmethod
-    def from_users(cls, batch: UserBatch) -> HistoryBatch:
+    def from_users(cls, batch: UserBatch, own: Items | None = None) -> HistoryBatch:
         """Tensors of a drawn batch."""
         history, negatives = torch.from_numpy(batch.history_BK), torch.from_numpy(batch.negatives_BN)
-        return cls(torch.cat([history, negatives], dim=1), torch.from_numpy(batch.mask_BK))
+        return cls(torch.cat([history, negatives], dim=1), torch.from_numpy(batch.mask_BK), own)
 
     def __len__(self) -> int:
         return len(self.mask_BK)
 
     def split(self, size: int) -> list[HistoryBatch]:
         """Consecutive parts of at most `size` users."""
-        starts = range(0, len(self), size)
-        return [HistoryBatch(self.items_BL[at : at + size], self.mask_BK[at : at + size]) for at in starts]
+        parts = (slice(start, start + size) for start in range(0, len(self), size))
+        return [
+            HistoryBatch(self.items_BL[part], self.mask_BK[part], None if self.own is None else self.own.rows(part))
+            for part in parts
+        ]
 
 
 def sampled_softmax_loss(model: MultimodalRecommender, catalogue: Items, batch: HistoryBatch) -> Tensor:
     """Loss of each user `[B]`, 0 for a user without history."""
     places = batch.mask_BK.shape[1]
-    scores_BKL = model.config.temperature * model(catalogue.take(batch.items_BL), batch.mask_BK)
+    scores_BKL = model.config.temperature * model(catalogue.take(batch.items_BL), batch.mask_BK, own=batch.own)
     own_BK1 = torch.diagonal(scores_BKL[..., :places], dim1=-2, dim2=-1).unsqueeze(-1)
     against_BKL = torch.cat([own_BK1, scores_BKL[..., places:]], dim=-1)
     surprise_BK = against_BKL.logsumexp(-1) - own_BK1.squeeze(-1)

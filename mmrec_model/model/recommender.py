@@ -22,7 +22,7 @@ from mmrec_model.config import Modality, ModelConfig, RunConfig
 from mmrec_model.errors import ModelError
 from mmrec_model.model.dimension_weights import DimensionWeights
 from mmrec_model.model.fusion import AttentionFusion
-from mmrec_model.model.history import HistoryTower, content_profiles, visible_history
+from mmrec_model.model.history import HistoryTower, Profile, content_profiles, visible_history
 from mmrec_model.model.items import Items
 from mmrec_model.model.scope import ENCODER, freeze_outside
 from mmrec_model.model.sequence import SequenceTower
@@ -66,7 +66,9 @@ class MultimodalRecommender(nn.Module):
         self.encoder = encoder
         freeze_outside(self, config.scope)
 
-    def forward(self, items: Items, mask_BK: Tensor, candidates: Items | None = None) -> Tensor:
+    def forward(
+        self, items: Items, mask_BK: Tensor, candidates: Items | None = None, own: Items | None = None
+    ) -> Tensor:
         """Scores.
 
         Args:
@@ -75,6 +77,7 @@ class MultimodalRecommender(nn.Module):
             candidates: a list `[1, N]` that every user is scored against; without it, each place k of the history is
                 a query that sees every other place (with the sequence tower: every earlier one) and is scored against
                 all K + L items.
+            own: the users' own media `[B, 1]`, as if each were an item; the user tower reads it before the history.
 
         Returns:
             `[B, 1, N]` with candidates, else `[B, K, K + L]`.
@@ -83,14 +86,21 @@ class MultimodalRecommender(nn.Module):
         places = mask_BK.shape[-1]
         history = items.cut(0, places)
         visible_BTK = visible_history(mask_BK, leave_one_out=candidates is None, causal=self.config.tower == "sequence")
-        fused_BLH: Tensor = self.fusion(items)
-        users_BTH = self.tower(fused_BLH[:, :places], visible_BTK)
+        profile_BXH, fused_BLH = self._fused(items, own)
+        profile = None if own is None else Profile.of(own, profile_BXH)
+        users_BTH = self.tower(fused_BLH[:, :places], visible_BTK, profile)
         scored, vectors = (items, fused_BLH) if candidates is None else (candidates, self.fusion(candidates))
         profiles = content_profiles(history, visible_BTK)
         terms_BTLS = self.public_weights * self._terms(profiles, scored)
         residual: Tensor = self.interaction(users_BTH) @ vectors.transpose(-1, -2)
         fused: Tensor = self.config.fused_scale * (residual + self.item_bias(vectors).transpose(-1, -2))
         return terms_BTLS.sum(-1) + self._signal(terms_BTLS) + self._weighted(profiles, scored) + fused
+
+    def _fused(self, items: Items, own: Items | None) -> tuple[Tensor, Tensor]:
+        """Fused vectors of the users' own media (none of them without `own`) and of the items, by one call."""
+        first = 0 if own is None else 1
+        fused: Tensor = self.fusion(items if own is None else items.behind(own))
+        return fused[:, :first], fused[:, first:]
 
     def read(self, items: Items) -> Items:
         """Items with the text vectors that this model uses: its own encoder's, where it has one."""

@@ -47,7 +47,10 @@ def encode_catalogue(model: MultimodalRecommender, catalogue: Items) -> Items:
 
 
 def score_catalogue(
-    model: MultimodalRecommender, catalogue: Items, histories: Sequence[npt.NDArray[np.int64]]
+    model: MultimodalRecommender,
+    catalogue: Items,
+    histories: Sequence[npt.NDArray[np.int64]],
+    own: Items | None = None,
 ) -> npt.NDArray[np.float32]:
     """Scores `[B, N]`, larger is better; items of the history are scored like all others.
 
@@ -55,11 +58,12 @@ def score_catalogue(
         model: in any mode; it is evaluated without dropout or gradient.
         catalogue: all N items; of `encode_catalogue` where a model with a text encoder is asked more than once.
         histories: item indices of each of the B users; may be empty.
+        own: the users' own media `[B, 1]`, for a model that reads them.
     """
     catalogue = encode_catalogue(model, catalogue)
     everything = torch.arange(len(catalogue.prior)).unsqueeze(0)
     history_BK, mask_BK = padded(histories)
     model.eval()
     with torch.inference_mode():
-        scores_B1N: torch.Tensor = model(catalogue.take(history_BK), mask_BK, catalogue.take(everything))
+        scores_B1N: torch.Tensor = model(catalogue.take(history_BK), mask_BK, catalogue.take(everything), own)
     return np.asarray(scores_B1N.squeeze(1).numpy(), dtype=np.float32)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from mmrec_model.errors import ModelError
+from mmrec_model.model.history import Profile
 
 
 class SequenceTower(nn.Module):
@@ -39,12 +40,13 @@ class SequenceTower(nn.Module):
         for start in (self.positions.weight, self.query.weight, self.narrow.weight, self.narrow.bias):
             nn.init.zeros_(start)
 
-    def forward(self, fused_BKH: Tensor, visible_BTK: Tensor) -> Tensor:
+    def forward(self, fused_BKH: Tensor, visible_BTK: Tensor, profile: Profile | None = None) -> Tensor:
         """User vectors `[B, T, H]`, zero where a query sees nothing.
 
         Args:
             fused_BKH: the history, oldest first.
             visible_BTK: which places each query sees: every item up to some place. With several queries, K <= P.
+            profile: the user's own media: seen by every place, without a position, and never dropped.
 
         Raises:
             ModelError: a query leaves out an item that lies before another it sees, which the state of the latter
@@ -56,26 +58,31 @@ class SequenceTower(nn.Module):
                 f"queries have {places} places, the sequence tower has {limit} positions",
                 remedy="Raise the model's positions or lower max_history",
             )
+        first = 0 if profile is None else 1
+        if profile is not None:
+            fused_BKH, visible_BTK = profile.before(fused_BKH, visible_BTK)
         given_BK, last_BT = visible_BTK.any(1), _last_visible(visible_BTK)
-        upto_BTK = torch.arange(places, device=last_BT.device) <= last_BT.unsqueeze(-1)
+        upto_BTK = torch.arange(places + first, device=last_BT.device) <= last_BT.unsqueeze(-1)
         if bool((visible_BTK != (upto_BTK & given_BK.unsqueeze(1))).any()):
             raise ModelError(
                 "a query of the sequence tower leaves out an item that lies before another one it sees",
                 remedy="Let each query see the items up to a place, or use the attention tower",
             )
-        states_BKH = self._states(fused_BKH, given_BK, limit)
+        states_BKH = self._states(fused_BKH, given_BK, first)
         index_BTH = last_BT.clamp(min=0).unsqueeze(-1).expand(-1, -1, fused_BKH.shape[-1])
         return states_BKH.gather(1, index_BTH) * (last_BT >= 0).unsqueeze(-1)
 
-    def _states(self, fused_BKH: Tensor, given_BK: Tensor, limit: int) -> Tensor:
-        order_BK = given_BK.cumsum(-1)
+    def _states(self, fused_BKH: Tensor, given_BK: Tensor, first: int) -> Tensor:
+        """State of every place; the first `first` ones are no items of the history."""
+        limit, places = self.positions.num_embeddings, given_BK.shape[1]
+        is_item_K = torch.arange(places, device=given_BK.device) >= first
+        order_BK = (given_BK & is_item_K).cumsum(-1)
         dropped_B1 = (order_BK[:, -1:] - limit).clamp(min=0)
         place_BK = (order_BK - 1 - dropped_B1).clamp(0, limit - 1)
-        places = given_BK.shape[1]
         earlier_KK = torch.ones(places, places, dtype=torch.bool, device=given_BK.device).tril()
-        seen_BKK = (given_BK & (order_BK > dropped_B1)).unsqueeze(1) & earlier_KK
+        seen_BKK = (given_BK & ((order_BK > dropped_B1) | ~is_item_K)).unsqueeze(1) & earlier_KK
         seen_BKK = seen_BKK | torch.eye(places, dtype=torch.bool, device=given_BK.device)  # no row without a key
-        placed_BKH = fused_BKH + self.positions(place_BK)
+        placed_BKH = fused_BKH + self.positions(place_BK) * is_item_K.unsqueeze(-1)
         normed_BKH = self.attention_norm(placed_BKH)
         mixed_BKH: Tensor = scaled_dot_product_attention(
             self.query(normed_BKH), self.key(normed_BKH), self.value(placed_BKH), attn_mask=seen_BKK

@@ -1,4 +1,4 @@
-"""A site takes part in a run that tunes the text encoder, with its own copy of it, or refuses before anything is spent."""
+"""A site tunes the text encoder with its own copy of it, or refuses before anything is spent."""
 
 from __future__ import annotations
 
@@ -45,9 +45,10 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("encoder")
     vocabulary = {word: place for place, word in enumerate(["[UNK]", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))  # noqa: S106 - a word of a vocabulary
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", model_max_length=16).save_pretrained(folder)
+    published = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", model_max_length=16)  # noqa: S106
+    published.save_pretrained(folder)
     shape = BertConfig(
         vocab_size=16, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12,
         max_position_embeddings=16,
