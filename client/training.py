@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from client.gradients import gradients_by_name
+from client.gradients.contract import trainable_parameters
 from client.private_step import StepFacts, StepPlan, private_step
 from mmrec_model.config import RunConfig
 from mmrec_model.data.batches import draw_batch
@@ -58,7 +59,15 @@ class TrainedRound:
 
 
 def train_round(
-    config: RunConfig, catalogue: Items, histories: Histories, state: Arrays, *, users: int, noise: GaussianNoise
+    config: RunConfig,
+    catalogue: Items,
+    histories: Histories,
+    state: Arrays,
+    *,
+    users: int,
+    noise: GaussianNoise,
+    encoder_source: str | None = None,
+    own: Items | None = None,
 ) -> TrainedRound:
     """Train `local_steps` private steps.
 
@@ -69,22 +78,25 @@ def train_round(
         state: the global arrays: the trained ones, `prior` and, with adaptive clipping, the round's `clip`.
         users: the public number of users, which sets the divisor.
         noise: source of sampling and noise.
+        encoder_source: where this machine has the text encoder, in a scope that trains it.
+        own: own media of the users `[U]`, in a run that reads them.
 
     Raises:
         ProtocolError: the state has no prior of one number per item, or not the clip that the plan asks for.
         ModelError: the state does not fit the model.
         PrivacyError: a step did not use the plan's clip, noise, rate or divisor, or left weights without noise.
     """
-    model, items = global_model(config, catalogue, state)
+    model, items = global_model(config, catalogue, state, encoder_source)
     before = {name: weight.clone() for name, weight in model.trainable_state().items()}
     training, plan = config.training, _step_plan(config, users, clip_of(config.privacy, state))
     witnessed = Witnessed(model, witness_size(config))
-    optimizer = torch.optim.SGD(witnessed.parameters(), lr=training.learning_rate)
+    trained = trainable_parameters(witnessed)
+    optimizer = torch.optim.SGD(trained, lr=training.learning_rate)
     loss, gradients = partial(user_loss, catalogue=items), gradients_by_name(GRADIENTS)
-    weights = sum(map(torch.numel, witnessed.parameters()))
+    weights = sum(map(torch.numel, trained))
     facts = []
     for _ in range(training.local_steps):
-        batches = _sample(config, histories, noise)
+        batches = _sample(config, histories, own, noise)
         metered = Metered(noise)
         facts.append(private_step(witnessed, optimizer, batches, loss, plan, metered, gradients))
         _require_planned(facts[-1], metered.drawn, plan, weights=weights)
@@ -180,25 +192,28 @@ def _require_planned(facts: StepFacts, drawn: Mapping[float, int], plan: StepPla
         )
 
 
-def global_model(config: RunConfig, catalogue: Items, state: Arrays) -> tuple[MultimodalRecommender, Items]:
+def global_model(
+    config: RunConfig, catalogue: Items, state: Arrays, encoder_source: str | None = None
+) -> tuple[MultimodalRecommender, Items]:
     """The model of a global state, and the catalogue with the state's prior.
 
     Raises:
         ProtocolError: the state has no prior of one number per item.
         ModelError: the state does not fit the model.
+        EncoderError: the text encoder that the run tunes cannot be loaded from `encoder_source`.
     """
     prior = state.get(PRIOR)
     if prior is None or prior.shape != (config.features.items,):
         raise ProtocolError(
             f"the global state has no '{PRIOR}' of {config.features.items} items", remedy="Upgrade the older side"
         )
-    model = build_model(config)
+    model = build_model(config, encoder_source=encoder_source)
     model.load_trainable_state({name: torch.tensor(array) for name, array in trained_arrays(state).items()})
     model.train()
     return model, catalogue.with_prior(prior)
 
 
-def _sample(config: RunConfig, histories: Histories, noise: GaussianNoise) -> list[HistoryBatch]:
+def _sample(config: RunConfig, histories: Histories, own: Items | None, noise: GaussianNoise) -> list[HistoryBatch]:
     training = config.training
     users = noise.poisson_sample(len(histories), training.sample_rate)
     if not len(users):
@@ -213,4 +228,5 @@ def _sample(config: RunConfig, histories: Histories, noise: GaussianNoise) -> li
         modalities=len(config.features.dims),
         modality_dropout=training.modality_dropout,
     )
-    return HistoryBatch.from_users(drawn).split(training.micro_batch)
+    media = None if own is None else own.take(torch.from_numpy(users).unsqueeze(1))
+    return HistoryBatch.from_users(drawn, media).split(training.micro_batch)

@@ -7,7 +7,7 @@ key and the limit. `RunConfig` is public: it holds no statistic of any partner's
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -15,6 +15,12 @@ from mmrec_model.canonical import canonical_json, sha256_hex
 from mmrec_model.errors import ConfigError
 
 Modality = Literal["text", "image", "audio", "video"]
+Scope = Literal["head", "fusion", "lora", "top", "full"]
+"""Which part of the model a run trains; see `mmrec_model.model.scope`."""
+Tower = Literal["attention", "sequence"]
+UserMedium = Literal["text", "image"]
+ENCODER_SCOPES: tuple[Scope, ...] = ("lora", "top", "full")
+"""The scopes in which a text encoder is part of the model."""
 MODALITIES: tuple[Modality, ...] = ("text", "image", "audio", "video")
 """All modalities, in the order of every modality axis of the system."""
 
@@ -95,6 +101,24 @@ class FeatureSpec(Strict):
     dims: dict[Modality, Count]
 
 
+class TunedTextConfig(Strict):
+    """The text encoder that is part of the model, in the scopes that train it.
+
+    Attributes:
+        source: where the coordinator has it, as in `EncoderConfig`; a site loads from its own place.
+        digest: of the encoder, as in the manifest of the feature bundle; every side must have this one.
+        max_tokens: tokens kept of a text, as in `EncoderConfig`.
+        rank: of the adapters of scope `lora`.
+        layers: how many of the last layers scope `top` trains.
+    """
+
+    source: str = "embedded"
+    digest: Digest
+    max_tokens: Annotated[int, Field(ge=8, le=8192)] = 256
+    rank: Annotated[int, Field(ge=1, le=256)] = 4
+    layers: Count = 1
+
+
 class ModelConfig(Strict):
     """The recommender.
 
@@ -114,6 +138,13 @@ class ModelConfig(Strict):
             as a start of weights that are computed from a user's own history and never leave it.
         decision_temperature: how far weights `local` to a user stay near the public ones.
         decision_votes: items that each scorer votes for under the rule `vote`.
+        tower: how a history becomes a user vector: pooled by `attention`, where order does not count, or read as a
+            `sequence` by causal self-attention.
+        positions: places of a history that the sequence tower tells apart.
+        user_media: media of the users themselves (`users.*`) that enter the user tower; encoded where the user is,
+            they never leave. A user without them is one without a profile.
+        scope: which weights are trained, travel and are paid for (`mmrec_model.model.scope`).
+        text_encoder: the encoder that scopes `lora`, `top` and `full` train; null in the other scopes.
     """
 
     hidden: Width = 16
@@ -130,6 +161,11 @@ class ModelConfig(Strict):
     decision_weights: Literal["public", "learned", "local"] = "learned"
     decision_temperature: Positive = 0.1
     decision_votes: Count = 20
+    tower: Tower = "attention"
+    positions: Count = 32
+    user_media: tuple[UserMedium, ...] = ()
+    scope: Scope = "fusion"
+    text_encoder: TunedTextConfig | None = None
 
     @model_validator(mode="after")
     def _every_setting_is_read(self) -> Self:
@@ -149,14 +185,30 @@ class ModelConfig(Strict):
             raise ValueError(f"modalities {list(self.modalities)} name one of them twice")
         return self
 
+    @model_validator(mode="after")
+    def _encoder_matches_scope(self) -> Self:
+        if (self.scope in ENCODER_SCOPES) != (self.text_encoder is not None):
+            raise ValueError(
+                f"scope {self.scope!r} {'needs a' if self.text_encoder is None else 'has no'} text_encoder"
+            )
+        return self
 
+
+_FUSED: tuple[FusionName, ...] = tuple(name for name in get_args(FusionName) if name != "decision")
+"""The families whose scores read a user vector; `decision` reads the history's content profiles alone."""
 _READ_BY: dict[str, tuple[FusionName, ...]] = {
     "fusion_layers": ("concat", "transformer"),
     "fusion_heads": ("cross_attention", "transformer"),
+    "tower": _FUSED,
+    "user_media": _FUSED,
     "decision_rule": ("decision",),
     "decision_weights": ("decision",),
 }
-_READ_WITH = {"decision_temperature": ("decision_weights", "local"), "decision_votes": ("decision_rule", "vote")}
+_READ_WITH = {
+    "positions": ("tower", "sequence"),
+    "decision_temperature": ("decision_weights", "local"),
+    "decision_votes": ("decision_rule", "vote"),
+}
 
 
 class TrainingConfig(Strict):
@@ -326,6 +378,22 @@ class RunConfig(Strict):
     def evaluated_rounds(self) -> tuple[int, ...]:
         """The rounds after which metrics are released; one more than the last is the exported state."""
         return self.evaluation.releases(self.training.rounds)
+
+    def _user_media_have_features(self) -> Self:
+        absent = sorted(set(self.model.user_media) - set(self.model_dims))
+        if absent:
+            raise ValueError(
+                f"user_media {absent} are not among the media that the model reads, {sorted(self.model_dims)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _histories_fit(self) -> Self:
+        if self.model.tower == "sequence" and self.training.max_history > self.model.positions:
+            raise ValueError(
+                f"max_history is {self.training.max_history}, the sequence tower has {self.model.positions} positions"
+            )
+        return self
 
     @property
     def digest(self) -> str:

@@ -22,7 +22,7 @@ from mmrec_model.evaluation.ranking import RankingTask, Ranks, Scorer, ranking_m
 from mmrec_model.evaluation.ranking import standard_errors as standard_errors_of
 from mmrec_model.model.items import Items
 from mmrec_model.model.recommender import MultimodalRecommender, build_model
-from mmrec_model.model.scoring import score_catalogue
+from mmrec_model.model.scoring import encode_catalogue, score_catalogue
 from mmrec_model.protocol import PRIOR, Arrays, trained_arrays
 from simulations.run_record import Metrics
 
@@ -65,7 +65,8 @@ class Panel:
 
     def model_scorer(self, model: MultimodalRecommender, catalogue: Items) -> Scorer:
         """The model on the panel's histories."""
-        return lambda users: score_catalogue(model, catalogue, [self.histories[user] for user in users])
+        read = encode_catalogue(model, catalogue)
+        return lambda users: score_catalogue(model, read, [self.histories[user] for user in users])
 
 
 def panel_of(datasets: Sequence[PartnerDataset], part: Part) -> Panel:

@@ -45,6 +45,13 @@ def simulate(  # noqa: PLR0917 - one argument per option
     evaluate_final: Annotated[
         bool, typer.Option("--evaluate-final", help="Release them once for the exported model.")
     ] = False,
+    scope: Annotated[
+        Literal["head", "fusion", "lora", "top", "full"],
+        typer.Option(help="What is trained; lora, top and full train the text encoder too, which is slow."),
+    ] = "fusion",
+    tower: Annotated[
+        Literal["attention", "sequence"], typer.Option(help="How a user's history is read: as a set, or in order.")
+    ] = "attention",
     engine: Annotated[
         Literal["loopback", "flower"], typer.Option(help="In this process, or Flower's own simulation with Ray.")
     ] = "loopback",
@@ -54,7 +61,7 @@ def simulate(  # noqa: PLR0917 - one argument per option
 ) -> None:
     """Train one recommender over several partners under user-level privacy, and report what it cost and gave."""
     _check(epsilon, delta, silo, partners, clipping)
-    from mmrec_model.config import EvaluationConfig, ModelConfig, TrainingConfig  # noqa: PLC0415
+    from mmrec_model.config import EvaluationConfig, ModelConfig, TrainingConfig, parse_config  # noqa: PLC0415
     from simulations import federation, screen, workspace  # noqa: PLC0415
     from simulations.embedded import embedded_data  # noqa: PLC0415
 
@@ -78,8 +85,9 @@ def simulate(  # noqa: PLR0917 - one argument per option
                 silo,
                 partners,
                 clipping=clipping,
-                model=ModelConfig(fusion=fusion),
+                model=parse_config(ModelConfig, {"fusion": fusion, "tower": tower}, source="--fusion, --tower"),
                 evaluation=EvaluationConfig(every=evaluate_every, final=evaluate_final),
+                scope=scope,
             )
             prepared = federation.prepare(recipe, bars, watch)
             if prepare:

@@ -20,7 +20,8 @@ from client.site import DIARY, Site
 from mmrec_model.config import RunConfig
 from mmrec_model.evaluation.ranking import Ranks, chance_level, paired_difference
 from mmrec_model.features.bundle import FeatureBundle
-from mmrec_model.model.recommender import build_model
+from mmrec_model.model.recommender import MultimodalRecommender, build_model
+from mmrec_model.model.scope import trained_share
 from mmrec_model.planning import evaluation_event, plan_events, popularity_event, training_event
 from mmrec_model.privacy.accounting import epsilon
 from mmrec_model.privacy.events import PrivacyEvent, Relation, from_record, merge, to_record
@@ -48,6 +49,7 @@ from simulations.run_record import (
     FeatureFacts,
     Metrics,
     ModalityFacts,
+    ModelFacts,
     PartnerRecord,
     PrivacyRecord,
     RoundRecord,
@@ -103,7 +105,8 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
     items = outcome.sites[0].items
     progress("assessing", 0, 2)
     found = model_ranks(outcome.config, items, test, state)
-    floors = floor_ranks(test, build_model(outcome.config), items.with_prior(state[PRIOR]))
+    untrained = build_model(outcome.config)
+    floors = floor_ranks(test, untrained, items.with_prior(state[PRIOR]))
     progress("assessing", 1, 2)
     baselines = baseline_ranks(test)
     progress("assessing", 2, 2)
@@ -113,6 +116,7 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
         config=outcome.config.model_dump(mode="json"),
         data=_data(outcome),
         features=_features(outcome.bundle),
+        model=_trained_part(outcome.config, untrained),
         partners=_partners(outcome, test, found, floors),
         metrics=metrics(found),
         standard_errors=errors(found),
@@ -173,6 +177,11 @@ def _features(bundle: FeatureBundle) -> FeatureFacts:
             missing=entry["missing"] + entry["corrupt"],
         )
     return FeatureFacts(digest=bundle.digest, modalities=facts, encoded_now=bundle.encoded)
+
+
+def _trained_part(config: RunConfig, model: MultimodalRecommender) -> ModelFacts:
+    share = trained_share(model)
+    return ModelFacts(scope=config.model.scope, trained_weights=share.trained, weights=share.weights)
 
 
 def _partners(outcome: Outcome, test: Panel, found: Ranks, floors: Mapping[str, Ranks]) -> list[PartnerRecord]:

@@ -22,13 +22,16 @@ from typing import Literal
 from client.policy import Policy
 from client.site import Site, SiteConfig, enrol
 from mmrec_model.config import (
+    ENCODER_SCOPES,
     EncoderConfig,
     EvaluationConfig,
     Modality,
     ModelConfig,
     RunConfig,
+    Scope,
     TrainingConfig,
     TransformConfig,
+    TunedTextConfig,
 )
 from mmrec_model.data.catalogue import open_catalogue
 from mmrec_model.data.dataset import open_partner
@@ -71,6 +74,7 @@ class Recipe:
         model: the recommender; its public weights are multiplied by each modality's share of the catalogue.
         encoders: at most one per medium.
         evaluation: metrics that the partners release; its noise is planned.
+        scope: which weights are trained; those of `model` but for the encoder that it may need.
     """
 
     data: Path
@@ -86,6 +90,7 @@ class Recipe:
     model: ModelConfig = field(default_factory=ModelConfig)
     encoders: tuple[EncoderConfig, ...] = field(default_factory=default_encoders)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    scope: Scope = "fusion"
 
 
 def vector_store() -> Path:
@@ -137,6 +142,7 @@ def encode(recipe: Recipe, progress: Progress | None = None) -> FeatureBundle:
         encoders=recipe.encoders,
         transform=TransformConfig(),
         store=vector_store(),
+        tokens=recipe.scope in ENCODER_SCOPES,
         progress=progress,
     )
 
@@ -158,7 +164,7 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
         run_id=RUN_ID,
         seed=recipe.seed,
         features=bundle.spec,
-        model=recipe.model.model_copy(update={"modality_weights": _public_weights(recipe.model, bundle)}),
+        model=_model(recipe, bundle),
         training=recipe.training,
         privacy=privacy,
         evaluation=evaluation,
@@ -176,6 +182,19 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
     return config
 
 
+def _model(recipe: Recipe, bundle: FeatureBundle) -> ModelConfig:
+    """The recipe's model with public weights, its scope, and the text encoder that the scope trains."""
+    changes: dict[str, object] = {"modality_weights": _public_weights(recipe.model, bundle), "scope": recipe.scope}
+    text, digest = _text_encoder(recipe), bundle.tunable_encoder
+    if text is not None and digest is not None:
+        changes["text_encoder"] = TunedTextConfig(source=text.source, digest=digest, max_tokens=text.max_tokens)
+    return ModelConfig.model_validate(dict(recipe.model) | changes)
+
+
+def _text_encoder(recipe: Recipe) -> EncoderConfig | None:
+    return next((encoder for encoder in recipe.encoders if encoder.modality == "text"), None)
+
+
 def _public_weights(model: ModelConfig, bundle: FeatureBundle) -> dict[Modality, float]:
     """The model's weight of each modality times the share of the catalogue that has it: both are public."""
     given: Mapping[Modality, float] = model.modality_weights
@@ -190,7 +209,7 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
     """
     folders = write_sites(recipe.data, recipe.out, groups)
     private = config.privacy.mechanism != "none"
-    catalogue = open_catalogue(recipe.data)
+    catalogue, text = open_catalogue(recipe.data), _text_encoder(recipe)
     releases = len(config.evaluated_rounds)
     policy = Policy(
         max_epsilon=config.privacy.epsilon or 1.0,
@@ -202,6 +221,7 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
         allowed_metrics=config.evaluation.metrics if releases else (),
         min_metric_noise_multiplier=config.evaluation.noise_multiplier,
         max_metric_releases=max(1, releases),
+        max_trained_weights=sum(array.size for array in initial_state(config).values()),
         allow_without_privacy=not private,
     )
     coordinator = recipe.out / "coordinator"
@@ -215,6 +235,7 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
                 catalogue=str(recipe.data.resolve()),
                 features="../../features",
                 users=len(open_partner(folder, catalogue=catalogue)),
+                text_encoder="embedded" if text is None else text.source,
                 coordinator_key=key.public.hexadecimal,
                 simulation_seed=recipe.seed,
             ),

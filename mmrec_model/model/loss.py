@@ -25,27 +25,36 @@ class HistoryBatch:
         items_BL: catalogue indices: K places of history, then the negatives.
         mask_BK: True where the history has an item.
         kept_BLM: False where a modality of an item is hidden from that user in this step; None to hide nothing.
+        own: the users' own media `[B, 1]`, in a run that reads them.
     """
 
     items_BL: Tensor
     mask_BK: Tensor
     kept_BLM: Tensor | None = None
+    own: Items | None = None
 
     @classmethod
-    def from_users(cls, batch: UserBatch) -> HistoryBatch:
+    def from_users(cls, batch: UserBatch, own: Items | None = None) -> HistoryBatch:
         """Tensors of a drawn batch."""
         history, negatives = torch.from_numpy(batch.history_BK), torch.from_numpy(batch.negatives_BN)
         kept = None if batch.kept_BLM is None else torch.from_numpy(batch.kept_BLM)
-        return cls(torch.cat([history, negatives], dim=1), torch.from_numpy(batch.mask_BK), kept)
+        places_BL = torch.cat([history, negatives], dim=1)
+        return cls(places_BL, torch.from_numpy(batch.mask_BK), kept_BLM=kept, own=own)
 
     def __len__(self) -> int:
         return len(self.mask_BK)
 
     def split(self, size: int) -> list[HistoryBatch]:
         """Consecutive parts of at most `size` users."""
-        parts = (slice(at, at + size) for at in range(0, len(self), size))
-        kept = self.kept_BLM
-        return [HistoryBatch(self.items_BL[p], self.mask_BK[p], None if kept is None else kept[p]) for p in parts]
+        return [self._part(slice(start, start + size)) for start in range(0, len(self), size)]
+
+    def _part(self, users: slice) -> HistoryBatch:
+        return HistoryBatch(
+            self.items_BL[users],
+            self.mask_BK[users],
+            kept_BLM=None if self.kept_BLM is None else self.kept_BLM[users],
+            own=None if self.own is None else self.own.rows(users),
+        )
 
     def items(self, catalogue: Items) -> Items:
         """The items of every user `[B, L]`, without what is hidden from him."""
@@ -56,7 +65,7 @@ class HistoryBatch:
 def sampled_softmax_loss(model: MultimodalRecommender, catalogue: Items, batch: HistoryBatch) -> Tensor:
     """Loss of each user `[B]`, 0 for a user without history."""
     places = batch.mask_BK.shape[1]
-    scores_BKL = model.config.temperature * model(batch.items(catalogue), batch.mask_BK)
+    scores_BKL = model.config.temperature * model(batch.items(catalogue), batch.mask_BK, own=batch.own)
     own_BK1 = torch.diagonal(scores_BKL[..., :places], dim1=-2, dim2=-1).unsqueeze(-1)
     against_BKL = torch.cat([own_BK1, scores_BKL[..., places:]], dim=-1)
     surprise_BK = against_BKL.logsumexp(-1) - own_BK1.squeeze(-1)

@@ -6,8 +6,9 @@
                        + sum_m <D_m profile_m(user), x_m(item)>      trained, diagonal D_m starts at 0
                        + s (<A u(user), v(item)> + b . v(item))      trained, A and b start at 0
 
-v is the fused item vector, u the attention-pooled history (`fusion`, `history`), s the constant `fused_scale`. Before
-training the ranking is that of content and prior; noise can therefore only be paid for by what training adds.
+v is the fused item vector, u the history, pooled by attention or read in order (`fusion`, `history`, `sequence`), s the
+constant `fused_scale`. Before training the ranking is that of content and prior; noise can therefore only be paid for
+by what training adds.
 
 With decision-level fusion every modality has a scorer of its own, and the scorers are combined:
 
@@ -30,8 +31,11 @@ from mmrec_model.errors import ModelError
 from mmrec_model.model.decision_rules import local_weights, mean_ranks, opinions
 from mmrec_model.model.dimension_weights import DimensionWeights
 from mmrec_model.model.fusion import DecisionFusion, build_fusion
-from mmrec_model.model.history import HistoryTower, content_profiles, visible_history
+from mmrec_model.model.history import HistoryTower, Profile, content_profiles, visible_history
 from mmrec_model.model.items import Items
+from mmrec_model.model.scope import ENCODER, freeze_outside
+from mmrec_model.model.sequence import SequenceTower
+from mmrec_model.model.text_tower import TextTower, build_text_tower
 from mmrec_model.protocol import Arrays
 
 
@@ -41,9 +45,10 @@ class MultimodalRecommender(nn.Module):
     Args:
         config: sizes and public weights.
         dims: modalities in use and the width of their frozen vectors, in catalogue order.
+        encoder: makes the text vectors, in the scopes that train it; else they are the catalogue's.
     """
 
-    def __init__(self, config: ModelConfig, dims: Mapping[Modality, int]) -> None:
+    def __init__(self, config: ModelConfig, dims: Mapping[Modality, int], encoder: TextTower | None = None) -> None:
         super().__init__()
         if not dims:
             raise ModelError("the model has no modality", remedy="Give a catalogue with at least one readable medium")
@@ -51,7 +56,8 @@ class MultimodalRecommender(nn.Module):
         self.dims = dict(dims)
         self.fusion = build_fusion(config, dims)
         if not isinstance(self.fusion, DecisionFusion):
-            self.tower = HistoryTower(config.hidden)
+            sequence = config.tower == "sequence"
+            self.tower = SequenceTower(config.hidden, config.positions) if sequence else HistoryTower(config.hidden)
             self.interaction = nn.Linear(config.hidden, config.hidden, bias=False)
             self.item_bias = nn.Linear(config.hidden, 1, bias=False)
             for residual in (self.interaction, self.item_bias):
@@ -64,35 +70,62 @@ class MultimodalRecommender(nn.Module):
         public = [*(config.modality_weights.get(name, 0.0) for name in dims), config.popularity_weight]
         self.public_weights: Tensor
         self.register_buffer("public_weights", torch.tensor(public), persistent=False)
+        if (encoder is None) != (config.text_encoder is None) or (encoder is not None and "text" not in dims):
+            raise ModelError(
+                f"scope {config.scope!r} over {', '.join(dims)} does not go with {(encoder and 'an') or 'no'} encoder",
+                remedy="Make the model by build_model, over a catalogue with texts",
+            )
+        self.encoder = encoder
+        freeze_outside(self, config.scope)
 
-    def forward(self, items: Items, mask_BK: Tensor, candidates: Items | None = None) -> Tensor:
+    def forward(
+        self, items: Items, mask_BK: Tensor, candidates: Items | None = None, own: Items | None = None
+    ) -> Tensor:
         """Scores.
 
         Args:
             items: `[B, K + L]`: the history in the first K places and, for training, L further candidates behind it.
             mask_BK: True where the history has an item.
             candidates: a list `[1, N]` that every user is scored against; without it, each place k of the history is
-                a query that sees every other place and is scored against all K + L items.
+                a query that sees every other place (with the sequence tower: every earlier one) and is scored against
+                all K + L items.
+            own: the users' own media `[B, 1]`, as if each were an item; the user tower reads it before the history.
 
         Returns:
             `[B, 1, N]` with candidates, else `[B, K, K + L]`.
         """
+        items, candidates = self.read(items), None if candidates is None else self.read(candidates)
         places = mask_BK.shape[-1]
         items = items.only(self.dims)
         scored = items if candidates is None else candidates.only(self.dims)
-        visible_BTK = visible_history(mask_BK, leave_one_out=candidates is None)
         history = items.cut(0, places)
+        visible_BTK = visible_history(mask_BK, leave_one_out=candidates is None, causal=self.config.tower == "sequence")
         profiles = content_profiles(history, visible_BTK)
         if isinstance(self.fusion, DecisionFusion):
             weights_BTM = self._decision_weights(history, visible_BTK, profiles)
             return self._decided(self.fusion, weights_BTM, profiles, scored, ranking=candidates is not None)
-        fused_BLH: Tensor = self.fusion(items)
-        users_BTH = self.tower(fused_BLH[:, :places], visible_BTK)
+        own = None if own is None else own.only(self.dims)
+        profile_BXH, fused_BLH = self._fused(items, own)
+        profile = None if own is None else Profile.of(own, profile_BXH)
+        users_BTH = self.tower(fused_BLH[:, :places], visible_BTK, profile)
         vectors = fused_BLH if candidates is None else self.fusion(scored)
         terms_BTLS = self.public_weights * self._terms(self._contents(profiles, scored), scored)
         residual: Tensor = self.interaction(users_BTH) @ vectors.transpose(-1, -2)
         fused: Tensor = self.config.fused_scale * (residual + self.item_bias(vectors).transpose(-1, -2))
         return self._combined(terms_BTLS) + torch.stack(self._weighted(profiles, scored)).sum(0) + fused
+
+    def _fused(self, items: Items, own: Items | None) -> tuple[Tensor, Tensor]:
+        """Fused vectors of the users' own media (none of them without `own`) and of the items, by one call."""
+        first = 0 if own is None else 1
+        fused: Tensor = self.fusion(items if own is None else items.behind(own))
+        return fused[:, :first], fused[:, first:]
+
+    def read(self, items: Items) -> Items:
+        """Items with the text vectors that this model uses: its own encoder's, where it has one."""
+        if self.encoder is None or items.encoded:
+            return items
+        read: Items = self.encoder(items)
+        return read
 
     def _decision_weights(self, history: Items, visible_BTK: Tensor, profiles: Mapping[Modality, Tensor]) -> Tensor:
         public_M = self.public_weights[:-1]
@@ -156,7 +189,30 @@ class MultimodalRecommender(nn.Module):
         Raises:
             ModelError: a name is missing or unknown, or a shape differs.
         """
+        self._load({name: weight for name, weight in self.named_parameters() if weight.requires_grad}, state)
+
+    def served_state(self) -> dict[str, Tensor]:
+        """What an export holds: every weight, trained or not, so that serving does not depend on the seed.
+
+        Of a text encoder it holds what was trained; the rest is named by the configuration's digest.
+        """
+        encoder = f"{ENCODER}."
+        return {
+            name: weight.detach()
+            for name, weight in self.named_parameters()
+            if weight.requires_grad or not name.startswith(encoder)
+        }
+
+    def load_served_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set every weight that `served_state` names.
+
+        Raises:
+            ModelError: a name is missing or unknown, or a shape differs.
+        """
         own = dict(self.named_parameters())
+        self._load({name: own[name] for name in self.served_state()}, state)
+
+    def _load(self, own: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]) -> None:
         if set(own) != set(state):
             odd = sorted(set(own) ^ set(state))
             raise ModelError(f"the state differs from the model at {odd[:4]}", remedy="Use the model's own config")
@@ -170,11 +226,24 @@ class MultimodalRecommender(nn.Module):
                 weight.copy_(state[name])
 
 
-def build_model(config: RunConfig) -> MultimodalRecommender:
-    """The untrained model of a run; the same seed gives the same weights on every machine."""
+def build_model(config: RunConfig, *, encoder_source: str | None = None) -> MultimodalRecommender:
+    """The untrained model of a run; the same seed gives the same weights on every machine.
+
+    Args:
+        config: the run.
+        encoder_source: where this machine has the text encoder, in a scope that trains it; by default where the
+            configuration says.
+
+    Raises:
+        EncoderError: the text encoder cannot be loaded.
+        ModelError: it is not the one that the run uses, or cannot be tuned.
+    """
+    settings = config.model.text_encoder
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return MultimodalRecommender(config.model, config.model_dims)
+        tower = None if settings is None else build_text_tower(config.model.scope, settings, source=encoder_source)
+        torch.manual_seed(config.seed)
+        return MultimodalRecommender(config.model, config.model_dims, tower)
 
 
 def initial_state(config: RunConfig) -> Arrays:
