@@ -379,6 +379,7 @@ class RunConfig(Strict):
         """The rounds after which metrics are released; one more than the last is the exported state."""
         return self.evaluation.releases(self.training.rounds)
 
+    @model_validator(mode="after")
     def _user_media_have_features(self) -> Self:
         absent = sorted(set(self.model.user_media) - set(self.model_dims))
         if absent:
