@@ -25,13 +25,14 @@ import torch
 
 from client.gradients import gradients_by_name
 from client.gradients.contract import select_users
-from client.neighbour_replay import recorded_step, refuse_mixed_users, replay_neighbours
+from client.neighbour_replay import SensitivityReport, recorded_step, refuse_mixed_users, replay_neighbours
 from client.private_step import StepPlan
 from client.site import Site
 from client.training import GRADIENTS, Witnessed, user_loss
 from mmrec_model.canonical import sha256_hex
-from mmrec_model.config import MODALITIES, ModelConfig
+from mmrec_model.config import HEADS, HOUR_BUCKETS, MODALITIES, RANKING_LOSSES, WEEKDAYS, ModelConfig, RankingLoss
 from mmrec_model.errors import PolicyRefusal, PrivacyError
+from mmrec_model.model.heads.outcomes import Outcomes
 from mmrec_model.model.items import Items
 from mmrec_model.model.loss import HistoryBatch
 from mmrec_model.model.recommender import MultimodalRecommender
@@ -49,6 +50,7 @@ PLANS: Final = (FLAT, replace(FLAT, count_noise=1.0))
 """What is tested: a plan with flat clipping, and one that also releases the count of adaptive clipping."""
 LIBRARIES: Final = ("torch", "opacus", "numpy", "dp-accounting")
 _USERS, _PLACES, _NEGATIVES, _ITEMS, _WIDTH, _WITNESS = 7, 4, 6, 25, 5, 8
+_FEEDBACK, _CATEGORIES = 5, ("a", "b", "c")
 _UNREADABLE = _ITEMS - 1
 _SEED: Final = b"self-test"
 _DRAWN, _STANDARD_ERRORS = 100_000, 6.0
@@ -176,17 +178,11 @@ def _random_numbers_hold(source: str) -> bool:
 
 
 def _replay() -> tuple[bool, str | None]:
-    """Whether the step holds its bound under every plan, and the digest of the reports."""
-    catalogue, users = _made_up_catalogue(), _made_up_users()
-    model, gradients = _made_up_model(), gradients_by_name(GRADIENTS)
-    loss = partial(user_loss, catalogue=catalogue)
-    reports = []
+    """Whether the step holds its bound under every plan and with every loss, and the digest of the reports."""
+    cases = [(plan, RANKING_LOSSES[0], 0) for plan in PLANS]
+    cases += [(PLANS[-1], kind, _USERS - 2) for kind in RANKING_LOSSES[1:]]
     try:
-        for plan in PLANS:
-            step = recorded_step(model, loss, plan, gradients, lambda: GaussianNoise(seed=_SEED), micro_batch=3)
-            reports.append(replay_neighbours(step, users, plan.max_grad_norm))
-        readable = select_users(users, torch.arange(_USERS - 1))
-        refuse_mixed_users(model, loss, readable, gradients)
+        reports = [_replayed(plan, kind, first) for plan, kind, first in cases]
     except PrivacyError:
         logger.exception("the private step does not run on made-up users")
         return False, None
@@ -196,11 +192,23 @@ def _replay() -> tuple[bool, str | None]:
     return not broken, sha256_hex(repr(reports).encode())
 
 
+def _replayed(plan: StepPlan, kind: RankingLoss, first: int) -> SensitivityReport:
+    """One plan and loss; the users from `first` on are left out in turn, of whom the last are the ones that matter."""
+    catalogue, users = _made_up_catalogue(), _made_up_users()
+    model, gradients = _made_up_model(), gradients_by_name(GRADIENTS)
+    loss = partial(user_loss, catalogue=catalogue, kind=kind)
+    step = recorded_step(model, loss, plan, gradients, lambda: GaussianNoise(seed=_SEED), micro_batch=3)
+    report = replay_neighbours(step, users, plan.max_grad_norm, users=range(first, _USERS))
+    refuse_mixed_users(model, loss, select_users(users, torch.arange(_USERS - 1)), gradients)
+    return report
+
+
 def _made_up_model() -> Witnessed:
-    """The recommender with every trained weight away from zero, so that every layer has a gradient."""
+    """The recommender with all heads and every trained weight away from zero, so that every layer has a gradient."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = ModelConfig(hidden=3, trained_dims=4)
+        heads = dict.fromkeys(HEADS, 1.0)
+        config = ModelConfig(hidden=3, trained_dims=4, heads=heads, ctr_scorer="deepfm", categories=_CATEGORIES)
         model = MultimodalRecommender(config, dict.fromkeys(MODALITIES, _WIDTH))
         with torch.no_grad():
             for weight in model.parameters():
@@ -228,4 +236,21 @@ def _made_up_users() -> HistoryBatch:
     items_BL = rng.integers(0, _UNREADABLE, size=(_USERS, _PLACES + _NEGATIVES))
     lengths_B = np.minimum(np.arange(_USERS), _PLACES)
     items_BL[-1, 0] = _UNREADABLE
-    return HistoryBatch(torch.from_numpy(items_BL), torch.from_numpy(np.arange(_PLACES) < lengths_B[:, None]))
+    history = torch.from_numpy(items_BL), torch.from_numpy(np.arange(_PLACES) < lengths_B[:, None])
+    return HistoryBatch(*history, outcomes=_made_up_outcomes(rng))
+
+
+def _made_up_outcomes(rng: np.random.Generator) -> Outcomes:
+    """Rows of every number from none to full, with labels of all kinds."""
+    shape = (_USERS, _FEEDBACK)
+    mask_BF = np.arange(_FEEDBACK) < np.arange(_USERS)[:, None]
+    flags = {name: mask_BF & (rng.random(shape) < 0.6) for name in ("shown", "clicked", "converted", "rated")}
+    whole = {"items": _UNREADABLE, "hour": HOUR_BUCKETS, "weekday": WEEKDAYS, "category": len(_CATEGORIES)}
+    columns = {f"{name}_BF": torch.from_numpy(flag) for name, flag in flags.items()}
+    columns |= {f"{name}_BF": torch.from_numpy(rng.integers(0, most, shape)) for name, most in whole.items()}
+    return Outcomes(
+        **columns,
+        mask_BF=torch.from_numpy(mask_BF),
+        ratings_BF=torch.from_numpy(rng.uniform(1.0, 5.0, shape).astype(np.float32)),
+        category_BK=torch.from_numpy(rng.integers(-1, len(_CATEGORIES), (_USERS, _PLACES))),
+    )

@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mmrec_model.config import Count, Fraction, MetricName, NonNegative, Positive, RunConfig, Strict, parse_config
+from mmrec_model.config import Count, Fraction, MetricName, NonNegative, Positive, RunConfig, Strict
+from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import ConfigError, PolicyRefusal
 from mmrec_model.privacy.clipping import clip_bounds
 
@@ -27,7 +28,7 @@ class Policy(Strict):
         max_delta: largest delta a plan may use; it must also stay below 1 / users.
         relation: neighbouring relation a plan must use.
         minimum_users: a partner with fewer users does not take part.
-        max_history: interactions of one user that a step may see.
+        max_history: interactions of one user that a step may see; also the outcomes that heads may see.
         max_rounds: rounds of one run.
         max_steps: private steps of one run, over all rounds.
         max_grad_norm: largest clipping bound; with adaptive clipping, of the top of its range.
@@ -132,6 +133,7 @@ def check_run(
         ("clip-range", privacy.clip_range if privacy.clipping == "adaptive" else 1.0, policy.max_clip_range),
         ("sample-rate", training.sample_rate, policy.max_sample_rate),
         ("history", training.max_history, policy.max_history),
+        ("feedback", training.max_feedback if config.model.heads else 0, policy.max_history),
         ("popularity-cap", privacy.popularity_cap, policy.max_history),
         ("trained-weights", trained_weights, policy.max_trained_weights),
     ]

@@ -32,7 +32,8 @@ from client.policy import check_encoder, check_metrics, check_release, check_run
 from client.popularity import count_items, sensitivity
 from client.site import Site
 from client.training import train_round
-from mmrec_model.config import RunConfig, parse_config
+from mmrec_model.config import RunConfig
+from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import (
     BudgetExhausted,
     BundleSignatureError,
@@ -194,6 +195,7 @@ def _make_update(site: Site, reserve: Record, config: RunConfig, state: Arrays) 
         noise=noise,
         encoder_source=site.config.text_encoder,
         own=site.own_media(config.model),
+        labels=site.dataset.labels(config.model.categories),
     )
     event = committed_event(config, noise_multiplier=trained.noise_multiplier, steps=trained.steps)
     arrays = dict(trained.update)

@@ -39,7 +39,8 @@ from client.policy import Policy, read_policy
 from client.pricing import price_of_mechanisms
 from client.rotation import KEY, LEDGER, signing_key
 from mmrec_model.canonical import sha256_hex
-from mmrec_model.config import Count, ModelConfig, Strict, UserMedium, parse_config
+from mmrec_model.config import Count, ModelConfig, Strict, UserMedium
+from mmrec_model.config_reader import parse_config
 from mmrec_model.data.catalogue import Catalogue, open_catalogue
 from mmrec_model.data.dataset import PartnerDataset, open_partner, read_user_columns
 from mmrec_model.encoders.interface import Encoder

@@ -21,12 +21,15 @@ from torch import Tensor, nn
 from client.gradients import gradients_by_name
 from client.gradients.contract import trainable_parameters
 from client.private_step import StepFacts, StepPlan, private_step
-from mmrec_model.config import RunConfig
-from mmrec_model.data.batches import draw_batch
+from mmrec_model.config import RankingLoss, RunConfig
+from mmrec_model.data.batches import draw_batch, draw_kept
+from mmrec_model.data.feedback import Labels, draw_feedback
 from mmrec_model.data.histories import Histories
 from mmrec_model.errors import PrivacyError, ProtocolError
+from mmrec_model.model.heads.outcomes import Outcomes
 from mmrec_model.model.items import Items
-from mmrec_model.model.loss import HistoryBatch, sampled_softmax_loss
+from mmrec_model.model.loss import HistoryBatch
+from mmrec_model.model.objective import user_losses
 from mmrec_model.model.recommender import MultimodalRecommender, build_model
 from mmrec_model.privacy.clipping import clip_of
 from mmrec_model.privacy.noise import GaussianNoise
@@ -68,6 +71,7 @@ def train_round(
     noise: GaussianNoise,
     encoder_source: str | None = None,
     own: Items | None = None,
+    labels: Labels | None = None,
 ) -> TrainedRound:
     """Train `local_steps` private steps.
 
@@ -80,6 +84,7 @@ def train_round(
         noise: source of sampling and noise.
         encoder_source: where this machine has the text encoder, in a scope that trains it.
         own: own media of the users `[U]`, in a run that reads them.
+        labels: what the model's heads learn from, of the same users; None for a model without heads.
 
     Raises:
         ProtocolError: the state has no prior of one number per item, or not the clip that the plan asks for.
@@ -92,11 +97,11 @@ def train_round(
     witnessed = Witnessed(model, witness_size(config))
     trained = trainable_parameters(witnessed)
     optimizer = torch.optim.SGD(trained, lr=training.learning_rate)
-    loss, gradients = partial(user_loss, catalogue=items), gradients_by_name(GRADIENTS)
+    loss, gradients = partial(user_loss, catalogue=items, kind=training.loss), gradients_by_name(GRADIENTS)
     weights = sum(map(torch.numel, trained))
     facts = []
     for _ in range(training.local_steps):
-        batches = _sample(config, histories, own, noise)
+        batches = _sample(config, histories, labels, own, noise)
         metered = Metered(noise)
         facts.append(private_step(witnessed, optimizer, batches, loss, plan, metered, gradients))
         _require_planned(facts[-1], metered.drawn, plan, weights=weights)
@@ -111,11 +116,11 @@ def train_round(
     )
 
 
-def user_loss(model: nn.Module, batch: HistoryBatch, *, catalogue: Items) -> Tensor:
+def user_loss(model: nn.Module, batch: HistoryBatch, *, catalogue: Items, kind: RankingLoss) -> Tensor:
     """The loss that trains, [B]: of the model inside a `Witnessed` one."""
     if not isinstance(model, Witnessed):
         raise TypeError(f"the loss needs a Witnessed model, got {type(model).__name__}")
-    return sampled_softmax_loss(model.model, catalogue, batch)
+    return user_losses(model.model, catalogue, batch, kind)
 
 
 def _step_plan(config: RunConfig, users: int, clip: float) -> StepPlan:
@@ -213,20 +218,31 @@ def global_model(
     return model, catalogue.with_prior(prior)
 
 
-def _sample(config: RunConfig, histories: Histories, own: Items | None, noise: GaussianNoise) -> list[HistoryBatch]:
+def _sample(
+    config: RunConfig, histories: Histories, labels: Labels | None, own: Items | None, noise: GaussianNoise
+) -> list[HistoryBatch]:
     training = config.training
     users = noise.poisson_sample(len(histories), training.sample_rate)
     if not len(users):
         return []
+    seed = noise.integer()
+    modalities = len(config.features.dims)
     drawn = draw_batch(
         histories,
         users,
         n_items=config.features.items,
         max_history=training.max_history,
         negatives=training.negatives,
-        seed=noise.integer(),
-        modalities=len(config.features.dims),
+        seed=seed,
+        modalities=modalities,
         modality_dropout=training.modality_dropout,
     )
     media = None if own is None else own.take(torch.from_numpy(users).unsqueeze(1))
-    return HistoryBatch.from_users(drawn, media).split(training.micro_batch)
+    outcomes = None
+    if config.model.heads and labels is not None:
+        rows = draw_feedback(labels.feedback, users, max_feedback=training.max_feedback, seed=noise.integer())
+        kept_BFM = draw_kept(
+            rows.items_BF, users, modalities=modalities, modality_dropout=training.modality_dropout, seed=seed
+        )
+        outcomes = Outcomes.from_rows(rows, drawn.history_BK, labels.category_N, kept_BFM)
+    return HistoryBatch.from_users(drawn, own=media, outcomes=outcomes).split(training.micro_batch)

@@ -6,13 +6,12 @@ key and the limit. `RunConfig` is public: it holds no statistic of any partner's
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Literal, Self, TypeVar, get_args
+import math
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmrec_model.canonical import canonical_json, sha256_hex
-from mmrec_model.errors import ConfigError
 
 Modality = Literal["text", "image", "audio", "video"]
 Scope = Literal["head", "fusion", "lora", "top", "full"]
@@ -28,6 +27,13 @@ FusionName = Literal[
     "attention", "concat", "weighted_sum", "additive", "gated", "cross_attention", "transformer", "decision"
 ]
 """How the modalities of an item become one vector or one score; see docs/fusion.md."""
+HeadName = Literal["ctr", "cvr", "rating", "category"]
+HEADS: tuple[HeadName, ...] = ("ctr", "cvr", "rating", "category")
+"""All heads beside the ranking, in the order in which they are built, trained and reported."""
+RankingLoss = Literal["sampled_softmax", "bpr", "bce"]
+RANKING_LOSSES: tuple[RankingLoss, ...] = ("sampled_softmax", "bpr", "bce")
+HOUR_BUCKETS, WEEKDAYS = 8, 7
+"""Public buckets of a moment: three hours of the day (UTC) each, and the days of the week from Monday."""
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Pooling = Literal["auto", "mean", "cls", "last"]
@@ -38,6 +44,7 @@ Count = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=2, le=4096)]
 _FLOAT32_CLIPS = (1e-30, 1e30)
 """Adaptive clips travel as float32."""
+Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MetricName = Annotated[str, Field(pattern=r"^((recall|ndcg)_at_[1-9][0-9]{0,3}|mrr)$")]
 """A ranking metric of one user that lies in [0, 1], as `mmrec_model.evaluation.ranking.per_user` names it."""
@@ -145,6 +152,13 @@ class ModelConfig(Strict):
             they never leave. A user without them is one without a profile.
         scope: which weights are trained, travel and are paid for (`mmrec_model.model.scope`).
         text_encoder: the encoder that scopes `lora`, `top` and `full` train; null in the other scopes.
+        heads: what else is learned beside the ranking, and the weight of its loss in a user's loss; empty for none.
+        cvr_loss: `conditional` learns conversions on clicked rows alone; `esmm` learns pCTR * pCVR on all shown rows,
+            which needs the head `ctr`.
+        ctr_scorer: what scores a row for the head `ctr`.
+        base_rates: public guesses of the click and the conversion rate, from which these heads start.
+        rating_scale: public lowest and highest rating; ratings outside count as the nearer end.
+        categories: public names of the catalogue's categories; an item of another category has none.
     """
 
     hidden: Width = 16
@@ -166,6 +180,12 @@ class ModelConfig(Strict):
     user_media: tuple[UserMedium, ...] = ()
     scope: Scope = "fusion"
     text_encoder: TunedTextConfig | None = None
+    heads: dict[HeadName, Positive] = {}
+    cvr_loss: Literal["conditional", "esmm"] = "conditional"
+    ctr_scorer: Literal["bilinear", "deepfm"] = "bilinear"
+    base_rates: dict[Literal["ctr", "cvr"], Rate] = {"ctr": 0.1, "cvr": 0.1}
+    rating_scale: tuple[float, float] = (1.0, 5.0)
+    categories: Annotated[tuple[str, ...], Field(max_length=4096)] = ()
 
     @model_validator(mode="after")
     def _every_setting_is_read(self) -> Self:
@@ -191,6 +211,27 @@ class ModelConfig(Strict):
             raise ValueError(
                 f"scope {self.scope!r} {'needs a' if self.text_encoder is None else 'has no'} text_encoder"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _heads_have_what_they_need(self) -> Self:
+        if self.heads and self.tower == "sequence":
+            raise ValueError(
+                "heads need the tower 'attention': they leave a row's own item out of the history, and the states of "
+                "the tower 'sequence' behind that item would betray it"
+            )
+        if self.cvr_loss == "esmm" and not {"ctr", "cvr"} <= set(self.heads):
+            raise ValueError("cvr_loss 'esmm' needs the heads 'ctr' and 'cvr'")
+        if self.ctr_scorer == "deepfm" and "ctr" not in self.heads:
+            raise ValueError("ctr_scorer 'deepfm' needs the head 'ctr'")
+        if "category" in self.heads and len(self.categories) < 2:
+            raise ValueError("the head 'category' needs at least 2 names in categories")
+        if len(set(self.categories)) != len(self.categories):
+            raise ValueError("categories has a name twice")
+        if not -math.inf < self.rating_scale[0] < self.rating_scale[1] < math.inf:
+            raise ValueError("rating_scale must be a finite lowest rating below a finite highest one")
+        if set(self.base_rates) != {"ctr", "cvr"}:
+            raise ValueError("base_rates needs exactly 'ctr' and 'cvr'")
         return self
 
 
@@ -226,6 +267,8 @@ class TrainingConfig(Strict):
         max_history: interactions of a user that a step may see; the bound of the unit of privacy.
         negatives: catalogue items drawn per user and step.
         modality_dropout: probability with which each modality of each item is hidden from a user in a step.
+        loss: how an item of the history is held against the negatives; each is a mean inside one user.
+        max_feedback: outcomes of a user (shown, clicked, converted, rated) that a step with heads may see.
         micro_batch: users whose activations are held in memory at once.
         witness_coordinates: numbers of pure noise beside every update, which show that the noise is there and fresh
             (`mmrec_model.privacy.witness`); 0 for none.
@@ -241,6 +284,8 @@ class TrainingConfig(Strict):
     max_history: Count = 32
     negatives: Count = 64
     modality_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    loss: RankingLoss = "sampled_softmax"
+    max_feedback: Count = 32
     micro_batch: Count = 64
     witness_coordinates: Annotated[int, Field(ge=0, le=65_536)] = 1024
 
@@ -400,35 +445,3 @@ class RunConfig(Strict):
     def digest(self) -> str:
         """SHA-256 of the canonical form: the same configuration has the same digest on every machine."""
         return sha256_hex(canonical_json(self.model_dump(mode="json")))
-
-
-ConfigT = TypeVar("ConfigT", bound=Strict)
-
-
-def parse_config(kind: type[ConfigT], value: object, *, source: str) -> ConfigT:
-    """Check `value` (JSON text, or what a TOML or JSON reader returned) against `kind`.
-
-    Args:
-        kind: the configuration class.
-        value: text of a JSON document, or a dictionary.
-        source: what to call it in an error: a file name or "the coordinator's plan".
-
-    Raises:
-        ConfigError: not JSON, an unknown key, or a value outside its range.
-    """
-    try:
-        text = value if isinstance(value, str) else json.dumps(value)
-        return kind.model_validate_json(text)
-    except (ValidationError, TypeError) as error:
-        problems = _first_problem(error) if isinstance(error, ValidationError) else str(error)
-        raise ConfigError(
-            f"{source}: {problems}",
-            remedy=f"Correct it; the fields of {kind.__name__} are in docs/configuration.md",
-        ) from error
-
-
-def _first_problem(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"]) or "document"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{place}: {first['msg']}, got {str(first['input'])[:80]!r}{more}"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 
-from mmrec_model.config import EvaluationConfig, PrivacyConfig, RunConfig, TrainingConfig, parse_config
+from mmrec_model.config import EvaluationConfig, PrivacyConfig, RunConfig, TrainingConfig
+from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import PrivacyError
 from mmrec_model.privacy.calibration import calibrate
 from mmrec_model.privacy.clipping import gradient_noise_multiplier

@@ -15,7 +15,8 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from mmrec_model.config import RunConfig, parse_config
+from mmrec_model.config import RunConfig
+from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import ConfigError, MmrecError, ModelError
 from mmrec_model.model.recommender import initial_state
 from mmrec_model.privacy.faults import FaultCode, LedgerFault

@@ -103,9 +103,14 @@ def model_ranks(config: RunConfig, items: Items, panel: Panel, state: Arrays) ->
         panel: the users.
         state: the trained arrays and the prior.
     """
+    return panel.rank(panel.model_scorer(trained_model(config, state), items.with_prior(state[PRIOR])))
+
+
+def trained_model(config: RunConfig, state: Arrays) -> MultimodalRecommender:
+    """The model of a run with the trained arrays of a global state."""
     model = build_model(config)
     model.load_trainable_state({name: torch.from_numpy(array) for name, array in trained_arrays(state).items()})
-    return panel.rank(panel.model_scorer(model, items.with_prior(state[PRIOR])))
+    return model
 
 
 def baseline_ranks(panel: Panel) -> dict[str, Ranks]:

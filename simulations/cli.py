@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import shlex
 from pathlib import Path
-from typing import Annotated, Literal
 
 import typer
 
-from mmrec_model.config import FusionName
+from mmrec_model.config import HEADS, EvaluationConfig, TrainingConfig
+from simulations import options
 
 EMBEDDED = "embedded synthetic set"
 
@@ -20,48 +20,30 @@ def register(app: typer.Typer) -> None:
 
 
 def simulate(  # noqa: PLR0917 - one argument per option
-    data: Annotated[
-        Path | None, typer.Option(help="Folder in partner format; without it, the embedded set is made.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/simulation"),
-    epsilon: Annotated[float, typer.Option(help="Price of the whole run per user and partner; inf: no privacy.")] = 8.0,
-    delta: Annotated[float, typer.Option(help="Failure probability of the guarantee.")] = 1e-5,
-    rounds: Annotated[int, typer.Option(min=0, help="Federated rounds.")] = 60,
-    seed: Annotated[int, typer.Option(min=0, help="Of model, partition and simulated noise.")] = 0,
-    silo: Annotated[
-        str | None, typer.Option(help="Column that names a user's partner; by default the first silo_* column.")
-    ] = None,
-    partners: Annotated[int | None, typer.Option(min=1, help="Make this many equal partners instead.")] = None,
-    clipping: Annotated[
-        Literal["flat", "adaptive"],
-        typer.Option(help="Bound of a user's gradient: fixed, or following the gradients' median by a priced count."),
-    ] = "flat",
-    fusion: Annotated[
-        FusionName, typer.Option(help="How the modalities of an item are fused (docs/fusion.md).")
-    ] = "attention",
-    evaluate_every: Annotated[
-        int, typer.Option(min=0, help="Release noised validation metrics after every n-th round, priced; 0: never.")
-    ] = 0,
-    evaluate_final: Annotated[
-        bool, typer.Option("--evaluate-final", help="Release them once for the exported model.")
-    ] = False,
-    scope: Annotated[
-        Literal["head", "fusion", "lora", "top", "full"],
-        typer.Option(help="What is trained; lora, top and full train the text encoder too, which is slow."),
-    ] = "fusion",
-    tower: Annotated[
-        Literal["attention", "sequence"], typer.Option(help="How a user's history is read: as a set, or in order.")
-    ] = "attention",
-    engine: Annotated[
-        Literal["loopback", "flower"], typer.Option(help="In this process, or Flower's own simulation with Ray.")
-    ] = "loopback",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
-    prepare: Annotated[bool, typer.Option("--prepare", help="Stop before training, for `flwr run`.")] = False,
-    finish: Annotated[bool, typer.Option("--finish", help="Assess and report a folder that was trained.")] = False,
+    data: options.Data = None,
+    out: options.Out = Path("runs/simulation"),
+    epsilon: options.Epsilon = 8.0,
+    delta: options.Delta = 1e-5,
+    rounds: options.Rounds = 60,
+    seed: options.Seed = 0,
+    silo: options.Silo = None,
+    partners: options.Partners = None,
+    clipping: options.Clipping = "flat",
+    fusion: options.Fusion = "attention",
+    heads: options.Heads = "",
+    loss: options.Loss = "sampled_softmax",
+    evaluate_every: options.EvaluateEvery = 0,
+    evaluate_final: options.EvaluateFinal = False,
+    scope: options.Scope = "fusion",
+    tower: options.Tower = "attention",
+    engine: options.Engine = "loopback",
+    overwrite: options.Overwrite = False,
+    prepare: options.Prepare = False,
+    finish: options.Finish = False,
 ) -> None:
     """Train one recommender over several partners under user-level privacy, and report what it cost and gave."""
     _check(epsilon, delta, silo, partners, clipping)
-    from mmrec_model.config import EvaluationConfig, ModelConfig, TrainingConfig, parse_config  # noqa: PLC0415
+    weights = _weights(heads)
     from simulations import federation, screen, workspace  # noqa: PLC0415
     from simulations.embedded import embedded_data  # noqa: PLC0415
 
@@ -74,18 +56,17 @@ def simulate(  # noqa: PLR0917 - one argument per option
             workspace.claim(out, overwrite=overwrite)
             with watch.stage("data"):
                 source = data or embedded_data(out, seed, bars)
-            training = TrainingConfig(rounds=rounds)
             recipe = workspace.Recipe(
                 source,
                 out.resolve(),
                 epsilon,
                 delta,
                 seed,
-                training,
+                TrainingConfig(rounds=rounds, loss=loss),
                 silo,
                 partners,
                 clipping=clipping,
-                model=parse_config(ModelConfig, {"fusion": fusion, "tower": tower}, source="--fusion, --tower"),
+                model=workspace.model_with_heads(source, weights, fusion, tower),
                 evaluation=EvaluationConfig(every=evaluate_every, final=evaluate_final),
                 scope=scope,
             )
@@ -107,6 +88,24 @@ def _check(epsilon: float, delta: float, silo: str | None, partners: int | None,
         raise typer.BadParameter("give either a column or a number of partners", param_hint="--silo, --partners")
     if clipping == "adaptive" and math.isinf(epsilon):
         raise typer.BadParameter("adaptive clipping counts users at a price", param_hint="--clipping, --epsilon inf")
+
+
+def _weights(heads: str) -> dict[str, float]:
+    """`ctr,cvr=0.5` as weights by name."""
+    weights: dict[str, float] = {}
+    for part in filter(None, (piece.strip() for piece in heads.split(","))):
+        name, _, text = part.partition("=")
+        try:
+            weight = float(text) if text else 1.0
+        except ValueError:
+            weight = math.nan
+        if name not in HEADS or name in weights or not 0.0 < weight < math.inf:
+            raise typer.BadParameter(
+                f"{part!r} is not one of {', '.join(HEADS)}, each once, with a weight above 0 as in ctr=0.5",
+                param_hint="--heads",
+            )
+        weights[name] = weight
+    return weights
 
 
 def _name(data: Path | None) -> str:

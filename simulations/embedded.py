@@ -22,9 +22,8 @@ def embedded_data(out: Path, seed: int, progress: Progress) -> Path:
     folder = out / "data"
     if (folder / FILE_NAME).is_file():
         known = KnownAnswer.load(folder)
-        if (known.users, known.items, known.seed) == (USERS, ITEMS, seed) and (
-            folder / "interactions.parquet"
-        ).is_file():
+        same = (known.users, known.items, known.seed) == (USERS, ITEMS, seed) and bool(known.outcomes)
+        if same and (folder / "interactions.parquet").is_file():
             return folder
     write_synthetic(
         folder, users=USERS, items=ITEMS, seed=seed, progress=lambda done, total: progress("drawing items", done, total)

@@ -22,6 +22,7 @@ from mmrec_model.evaluation.ranking import Ranks, chance_level, paired_differenc
 from mmrec_model.features.bundle import FeatureBundle
 from mmrec_model.model.recommender import MultimodalRecommender, build_model
 from mmrec_model.model.scope import trained_share
+from mmrec_model.model.scoring import encode_catalogue
 from mmrec_model.planning import evaluation_event, plan_events, popularity_event, training_event
 from mmrec_model.privacy.accounting import epsilon
 from mmrec_model.privacy.events import PrivacyEvent, Relation, from_record, merge, to_record
@@ -41,7 +42,9 @@ from simulations.assessment import (
     metrics,
     model_ranks,
     of_partner,
+    trained_model,
 )
+from simulations.head_assessment import assess_heads
 from simulations.progress import Progress
 from simulations.released_metrics import evaluation_records
 from simulations.run_record import (
@@ -105,7 +108,7 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
     items = outcome.sites[0].items
     progress("assessing", 0, 2)
     found = model_ranks(outcome.config, items, test, state)
-    untrained = build_model(outcome.config)
+    untrained, trained = build_model(outcome.config), trained_model(outcome.config, state)
     floors = floor_ranks(test, untrained, items.with_prior(state[PRIOR]))
     progress("assessing", 1, 2)
     baselines = baseline_ranks(test)
@@ -126,6 +129,12 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
         floor_standard_errors=all_errors(floors),
         baseline_standard_errors=all_errors(baselines),
         verdict=_verdict(found, floors, outcome.config.seed),
+        heads=assess_heads(
+            [site.dataset for site in outcome.sites],
+            test,
+            trained,
+            encode_catalogue(trained, items.with_prior(state[PRIOR])),
+        ),
         rounds=_rounds(outcome, validation.sample(CURVE_USERS, outcome.config.seed), progress),
         evaluations=evaluation_records(
             outcome.config,

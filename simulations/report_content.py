@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from mmrec_model.config import MODALITIES
 from simulations.figures import Line, metric_label, shown_name
 from simulations.report_numbers import ABSENT, MINUS, four, plain_delta, signed
-from simulations.run_record import Metrics, PartnerRecord, RunRecord
+from simulations.run_record import HeadRecord, Metrics, PartnerRecord, RunRecord
 
 FREE_FLOOR = "free_content"
 _LABELS = {
@@ -24,6 +24,12 @@ _LABELS = {
     "popularity": "Popularity",
     "item_knn": "Item-kNN",
     "ease": "EASE",
+}
+_HEADS = {
+    "ctr": "Click, if shown",
+    "cvr": "Conversion, if clicked",
+    "rating": "Rating",
+    "category": "Next category",
 }
 _SHORT = {"popularity_dp": "Popularity (released)", "free_content_with_prior": "Free content + prior"}
 _MODEL = "Federated model"
@@ -141,6 +147,23 @@ def systems(record: RunRecord) -> list[System]:
         for name, kind, metrics, error in rows
     ]
     return sorted(table, key=lambda row: (-_of(row.metrics, metric), row.label))
+
+
+@dataclass(frozen=True)
+class HeadRow:
+    """One head of the table; `gain` is the share of the constant's loss that the head takes away."""
+
+    label: str
+    record: HeadRecord
+    gain: float | None
+
+
+def head_rows(record: RunRecord) -> list[HeadRow]:
+    """The heads of the run, in order."""
+    return [
+        HeadRow(_HEADS[name], one, 1.0 - one.loss / one.constant_loss if one.constant_loss else None)
+        for name, one in record.heads.items()
+    ]
 
 
 def levels(record: RunRecord) -> list[Line]:
@@ -283,5 +306,5 @@ def _text(value: JsonValue) -> str:
     if isinstance(value, list):
         return ", ".join(_text(item) for item in value) or "none"
     if isinstance(value, dict):
-        return "; ".join(f"{key} {text}" for key, text in flat(value) if key) or "none"
+        return "; ".join(f"{key} {text}" for key, text in flat(value)) if value else "none"
     return str(value)

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
-from mmrec_model.config import Strict
+from mmrec_model.config import HeadName, Strict
 from mmrec_model.errors import DataError
 from mmrec_model.storage import write_atomically
 
@@ -116,6 +116,24 @@ class Verdict(Strict):
     high: Finite
 
 
+class HeadRecord(Strict):
+    """One head on held-out rows; `constant_loss` is the loss of the best constant of the train rows.
+
+    `loss` is the `measure`: cross-entropy in nats, or root mean square error. `mean` is the share of positives or the
+    mean rating. `auc`, `gauc` and `ece` are null where they are not defined.
+    """
+
+    rows: Natural
+    users: Natural
+    mean: Finite | None
+    measure: Literal["log_loss", "rmse"]
+    loss: Amount
+    constant_loss: Amount
+    auc: Share | None
+    gauc: Share | None
+    ece: Share | None
+
+
 class RoundRecord(Strict):
     """State after one round; round 0 is the start.
 
@@ -184,6 +202,7 @@ class RunRecord(Strict):
     floor_standard_errors: dict[str, Metrics]
     baseline_standard_errors: dict[str, Metrics]
     verdict: Verdict
+    heads: dict[HeadName, HeadRecord]
     rounds: list[RoundRecord]
     evaluations: list[EvaluationRecord]
     seconds: dict[str, Amount]

@@ -25,15 +25,19 @@ from mmrec_model.config import (
     ENCODER_SCOPES,
     EncoderConfig,
     EvaluationConfig,
+    FusionName,
     Modality,
     ModelConfig,
     RunConfig,
     Scope,
+    Tower,
     TrainingConfig,
     TransformConfig,
     TunedTextConfig,
 )
+from mmrec_model.config_reader import parse_config
 from mmrec_model.data.catalogue import open_catalogue
+from mmrec_model.data.categories import category_vocabulary
 from mmrec_model.data.dataset import open_partner
 from mmrec_model.encoders.registry import default_encoders
 from mmrec_model.errors import UsageError
@@ -71,7 +75,8 @@ class Recipe:
         partners: number of equal partners instead of a column; None for a column.
         minimum_users: smaller partners are merged into one.
         clipping: of the plan: a fixed clip, or one that follows the users' gradient norms.
-        model: the recommender; its public weights are multiplied by each modality's share of the catalogue.
+        model: the recommender with its heads; its public weights are multiplied by each modality's share of the
+            catalogue.
         encoders: at most one per medium.
         evaluation: metrics that the partners release; its noise is planned.
         scope: which weights are trained; those of `model` but for the encoder that it may need.
@@ -116,6 +121,27 @@ def claim(out: Path, *, overwrite: bool) -> None:
         for name in (MARKER, "run.json", "report.html", "catalogue.json"):
             (out / name).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
+
+
+def model_with_heads(
+    data: Path, heads: Mapping[str, float], fusion: FusionName = "attention", tower: Tower = "attention"
+) -> ModelConfig:
+    """The default model with this fusion and tower, these heads and their loss weights.
+
+    Args:
+        data: partner-format folder, whose catalogue names the categories; read only for the head `category`.
+        heads: loss weights by name.
+        fusion: how the modalities of an item are fused.
+        tower: how a history becomes a user vector.
+
+    Raises:
+        ConfigError: no such head, a weight that is not above 0, or fewer than two categories for that head.
+        DataError: the catalogue cannot be read.
+    """
+    values: dict[str, object] = {"fusion": fusion, "tower": tower, "heads": dict(heads)}
+    if "category" in heads:
+        values["categories"] = list(category_vocabulary(open_catalogue(data).categories))
+    return parse_config(ModelConfig, values, source="the model")
 
 
 def divide(recipe: Recipe) -> Groups:

@@ -32,6 +32,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _HISTORY_STREAM = 0x6869_7374_6F72_7900
 _NEGATIVE_STREAM = 0x6E65_6761_7469_7600
 _MODALITY_STREAM = 0x6D6F_6461_6C69_7479
+_PLACE_STREAM = 0x706C_6163_6573_0000
 _MASK_64 = (1 << 64) - 1
 
 
@@ -91,11 +92,6 @@ def draw_batch(
     """
     users_B = np.asarray(users, dtype=np.int64)
     _check(histories, users_B, n_items, max_history, negatives)
-    if modality_dropout and not (0.0 < modality_dropout < 1.0 <= modalities):
-        raise DataError(
-            f"modality_dropout is {modality_dropout} of {modalities} modalities, outside 0 to 1 of at least 1",
-            remedy="Use the rate of the run and the modalities of its features",
-        )
     rows = _gathered(histories, users_B)
     if len(rows.items_R) and not 0 <= rows.items_R.min() <= rows.items_R.max() < n_items:
         raise DataError(
@@ -104,11 +100,62 @@ def draw_batch(
         )
     history_BK, mask_BK = _bounded(rows, max_history, _keys(users_B, seed ^ _HISTORY_STREAM))
     negatives_BN = _negatives(rows, n_items, negatives, _keys(users_B, seed ^ _NEGATIVE_STREAM))
-    kept_BLM = None
-    if modality_dropout:
-        items_BL = np.concatenate([history_BK, negatives_BN], axis=1)
-        kept_BLM = _kept(items_BL, modalities, modality_dropout, _keys(users_B, seed ^ _MODALITY_STREAM))
+    items_BL = np.concatenate([history_BK, negatives_BN], axis=1)
+    kept_BLM = draw_kept(items_BL, users_B, modalities=modalities, modality_dropout=modality_dropout, seed=seed)
     return UserBatch(history_BK, mask_BK, negatives_BN, kept_BLM)
+
+
+def draw_kept(
+    items_BL: NDArray[np.int64], users: NDArray[np.int64], *, modalities: int, modality_dropout: float, seed: int
+) -> NDArray[np.bool_] | None:
+    """Which modalities of these items are not hidden from the users, `[B, L, M]`; None where nothing is to be hidden.
+
+    With the seed of a `draw_batch` an item looks as it does there.
+
+    Args:
+        items_BL: catalogue indices, any number for each user.
+        users: [B] user indices.
+        modalities: M of the catalogue; read where some of them are to be hidden.
+        modality_dropout: probability with which each modality of each item is hidden from a user, in [0, 1).
+        seed: any integer; 64 bits of it count.
+
+    Raises:
+        DataError: an argument is outside its range.
+    """
+    if not modality_dropout:
+        return None
+    if not 0.0 < modality_dropout < 1.0 <= modalities:
+        raise DataError(
+            f"modality_dropout is {modality_dropout} of {modalities} modalities, outside 0 to 1 of at least 1",
+            remedy="Use the rate of the run and the modalities of its features",
+        )
+    keys_B = _keys(np.asarray(users, dtype=np.int64), seed ^ _MODALITY_STREAM)
+    return _kept(items_BL, modalities, modality_dropout, keys_B)
+
+
+def draw_places(
+    offsets: NDArray[np.int64], users: NDArray[np.int64], *, most: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Rows of a compressed table that a step may see: all of a user's, or a uniformly random `most` of them.
+
+    The laws 1 to 3 above hold, for rows of any kind; the draws are independent of those of `draw_batch`.
+
+    Args:
+        offsets: [U + 1]; user u owns the rows `offsets[u]:offsets[u + 1]`.
+        users: [B] user indices; may be empty.
+        most: at least 1.
+        seed: any integer; 64 bits of it count.
+
+    Returns:
+        Row numbers [B, most], in order, 0 where padded; and a mask, real rows first.
+
+    Raises:
+        DataError: an argument is outside its range.
+    """
+    users_B = np.asarray(users, dtype=np.int64)
+    table = Histories(offsets, np.arange(offsets[-1], dtype=np.int64))
+    _check(table, users_B, 1, most, 0)
+    return _bounded(_gathered(table, users_B), most, _keys(users_B, seed ^ _PLACE_STREAM))
 
 
 def _check(histories: Histories, users_B: NDArray[np.int64], n_items: int, max_history: int, negatives: int) -> None:

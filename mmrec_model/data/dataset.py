@@ -7,6 +7,7 @@ users with impressions alone are, with an empty history.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmrec_model.data.catalogue import Catalogue, open_catalogue
+from mmrec_model.data.categories import category_codes
+from mmrec_model.data.feedback import Feedback, Labels, split_feedback
 from mmrec_model.data.histories import Histories
 from mmrec_model.data.interactions import read_interactions
 from mmrec_model.data.schema import DEFAULT_LIMITS, Limits
@@ -36,6 +39,8 @@ class PartnerDataset:
         train: positives (every event but impressions) of the split "train": distinct items in time order.
         val: [U] held-out item for choosing, or -1.
         test: [U] held-out item for the final figure, or -1.
+        feedback: outcomes of the items that a user met up to the last train item; held-out items are not in it.
+        later: outcomes of the items that a user first met after that, for the figures of a simulation alone.
     """
 
     root: Path
@@ -45,6 +50,16 @@ class PartnerDataset:
     train: Histories
     val: NDArray[np.int64]
     test: NDArray[np.int64]
+    feedback: Feedback
+    later: Feedback
+
+    def labels(self, categories: Sequence[str]) -> Labels:
+        """What heads learn from.
+
+        Args:
+            categories: the public names; an item of another category has none.
+        """
+        return Labels(self.feedback, category_codes(self.catalogue.categories, categories))
 
     def __len__(self) -> int:
         """Number of users."""
@@ -76,6 +91,7 @@ def open_partner(
         reports.append(catalogue.report)
     rows = read_interactions(root, catalogue.item_ids, now=time.time() if now is None else now, limits=limits)
     split = split_interactions(rows, catalogue.item_ids)
+    feedback, later = split_feedback(rows, split, len(catalogue))
     reports += [rows.report, ValidationReport(notices=split.notices), check_users(root, rows.user_ids, limits=limits)]
     report = ValidationReport.merged(reports)
-    return PartnerDataset(root, rows.user_ids, catalogue, report, split.train, split.val, split.test)
+    return PartnerDataset(root, rows.user_ids, catalogue, report, split.train, split.val, split.test, feedback, later)

@@ -30,6 +30,8 @@ class Interactions:
         items_R: index into the catalogue.
         seconds_R: Unix time.
         positive_R: False for an impression.
+        events_R: index into `schema.EVENTS`, -1 for an interaction of no named kind.
+        ratings_R: finite, or NaN where there is none.
         splits_R: index into `schema.SPLITS`, or None where no split is pinned.
         rows_R: row number in the file.
         file: name of the file.
@@ -41,6 +43,8 @@ class Interactions:
     items_R: NDArray[np.int64]
     seconds_R: NDArray[np.float64]
     positive_R: NDArray[np.bool_]
+    events_R: NDArray[np.int64]
+    ratings_R: NDArray[np.float64]
     splits_R: NDArray[np.int64] | None
     rows_R: NDArray[np.int64]
     file: str
@@ -82,6 +86,8 @@ def read_interactions(folder: Path, item_ids: tuple[str, ...], *, now: float, li
         items_R=items_R[kept_R],
         seconds_R=seconds_R[kept_R],
         positive_R=positive_R[kept_R],
+        events_R=events_R[kept_R],
+        ratings_R=np.where(np.isneginf(ratings_R), np.nan, ratings_R)[kept_R],
         splits_R=None if splits_R is None else splits_R[kept_R],
         rows_R=raw.rows_R[kept_R],
         file=raw.name,

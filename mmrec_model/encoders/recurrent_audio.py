@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmrec_model.config import EncoderConfig, Modality, parse_config
+from mmrec_model.config import EncoderConfig, Modality
+from mmrec_model.config_reader import parse_config
 from mmrec_model.encoders.decoding import Decoder
 from mmrec_model.encoders.hub import freeze, place
 from mmrec_model.encoders.interface import OWN_LICENCE, Mask, Recipe, Vectors, at_precision, recipe_digest

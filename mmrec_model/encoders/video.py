@@ -20,7 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from mmrec_model.canonical import JsonValue
-from mmrec_model.config import EncoderConfig, Modality, parse_config
+from mmrec_model.config import EncoderConfig, Modality
+from mmrec_model.config_reader import parse_config
 from mmrec_model.encoders.decoding import Decoder
 from mmrec_model.encoders.films import MAX_FRAMES
 from mmrec_model.encoders.hub import freeze, place

@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from mmrec_model.canonical import canonical_json
-from mmrec_model.config import RunConfig, parse_config
+from mmrec_model.config import RunConfig
+from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import ModelError
 from mmrec_model.model.recommender import MultimodalRecommender, build_model
 from mmrec_model.protocol import PRIOR, Arrays, trained_arrays

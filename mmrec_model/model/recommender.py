@@ -17,6 +17,9 @@ With decision-level fusion every modality has a scorer of its own, and the score
 
 w may be the user's own (`decision_weights`), and a list of candidates may be ranked by votes or ranks
 (`decision_rule`, `decision_rules`); training always uses the weighted sum, which has a gradient.
+
+Heads beside the ranking (`heads`) read u, v and the terms of epsilon 0 with any fusion. Where decisions are fused, the
+heads alone have u and v, and v is the mean of the tokens by the public weights.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ from mmrec_model.errors import ModelError
 from mmrec_model.model.decision_rules import local_weights, mean_ranks, opinions
 from mmrec_model.model.dimension_weights import DimensionWeights
 from mmrec_model.model.fusion import DecisionFusion, build_fusion
+from mmrec_model.model.heads.heads import Heads
+from mmrec_model.model.heads.outcomes import Pairs
 from mmrec_model.model.history import HistoryTower, Profile, content_profiles, visible_history
 from mmrec_model.model.items import Items
 from mmrec_model.model.scope import ENCODER, freeze_outside
@@ -55,9 +60,10 @@ class MultimodalRecommender(nn.Module):
         self.config = config
         self.dims = dict(dims)
         self.fusion = build_fusion(config, dims)
-        if not isinstance(self.fusion, DecisionFusion):
-            sequence = config.tower == "sequence"
+        by_decision, sequence = isinstance(self.fusion, DecisionFusion), config.tower == "sequence"
+        if config.heads or not by_decision:
             self.tower = SequenceTower(config.hidden, config.positions) if sequence else HistoryTower(config.hidden)
+        if not by_decision:
             self.interaction = nn.Linear(config.hidden, config.hidden, bias=False)
             self.item_bias = nn.Linear(config.hidden, 1, bias=False)
             for residual in (self.interaction, self.item_bias):
@@ -70,6 +76,7 @@ class MultimodalRecommender(nn.Module):
         public = [*(config.modality_weights.get(name, 0.0) for name in dims), config.popularity_weight]
         self.public_weights: Tensor
         self.register_buffer("public_weights", torch.tensor(public), persistent=False)
+        self.heads = Heads(config, len(public))
         if (encoder is None) != (config.text_encoder is None) or (encoder is not None and "text" not in dims):
             raise ModelError(
                 f"scope {config.scope!r} over {', '.join(dims)} does not go with {(encoder and 'an') or 'no'} encoder",
@@ -126,6 +133,23 @@ class MultimodalRecommender(nn.Module):
             return items
         read: Items = self.encoder(items)
         return read
+
+    def user_vectors(self, history: Items, visible_BTK: Tensor, own: Items | None = None) -> Tensor:
+        """The user as each of T queries sees the history `[B, K]`, `[B, T, H]`; `own` as in `forward`."""
+        own = None if own is None else own.only(self.dims)
+        profile_BXH, fused_BKH = self._fused(self.read(history).only(self.dims), own)
+        users_BTH: Tensor = self.tower(fused_BKH, visible_BTK, None if own is None else Profile.of(own, profile_BXH))
+        return users_BTH
+
+    def pairs(self, history: Items, visible_BFK: Tensor, rows: Items, own: Items | None = None) -> Pairs:
+        """What the heads read: the user of query f beside item f of the rows `[B, F]`, with the free terms of both."""
+        history, rows = self.read(history).only(self.dims), self.read(rows).only(self.dims)
+        profiles = content_profiles(history, visible_BFK)
+        similarities = [(profiles[name] * vectors).sum(-1) for name, vectors in rows.vectors.items()]
+        terms_BFS = self.public_weights * torch.stack([*similarities, rows.prior], dim=-1)
+        return Pairs(
+            self.user_vectors(history, visible_BFK, own), self.fusion(rows), self.config.temperature * terms_BFS
+        )
 
     def _decision_weights(self, history: Items, visible_BTK: Tensor, profiles: Mapping[Modality, Tensor]) -> Tensor:
         public_M = self.public_weights[:-1]

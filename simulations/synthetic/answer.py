@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from mmrec_model.config import MODALITIES
 from mmrec_model.errors import DataError
 from mmrec_model.storage import write_atomically
 from simulations.synthetic.attributes import ATTRIBUTES, seen_in
+from simulations.synthetic.outcomes import Outcomes, answers
 from simulations.synthetic.taste import Floats, World, draw_world
 
 FILE_NAME = "known_answer.json"
@@ -36,7 +37,7 @@ class KnownAnswer:
         users: users drawn.
         items: items drawn.
         seed: of the whole set.
-        interactions: rows of the interactions table.
+        interactions: clicks, which are the positives of the interactions table.
         presence: per modality, the share of items that have it.
         attributes: per attribute, the media that show it.
         metrics: per ranking, `recall_at_k` and `ndcg_at_k` for k of 10 and 20. `oracle` ranks by the true utilities;
@@ -44,6 +45,8 @@ class KnownAnswer:
             `audio`, `video` by what that medium alone shows, if none were missing; `profile` by the mean of the
             user's earlier items in the space of true attributes (perfect encoders, nothing trained); `popularity` by
             counts; `chance` in random order.
+        outcomes: for `ctr`, `cvr` and `rating`, the rate or mean, and how well the truth itself predicts them
+            (`simulations.synthetic.outcomes`); empty in a set that was written before there were any.
     """
 
     users: int
@@ -53,6 +56,7 @@ class KnownAnswer:
     presence: dict[str, float]
     attributes: dict[str, list[str]]
     metrics: dict[str, dict[str, float]]
+    outcomes: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write `known_answer.json` into `folder`."""
@@ -80,7 +84,7 @@ def true_utilities(users: int, items: int, seed: int) -> Floats:
     return draw_world(users, items, seed).utilities()
 
 
-def answer_of(world: World, seed: int) -> KnownAnswer:
+def answer_of(world: World, outcomes: Outcomes, seed: int) -> KnownAnswer:
     """Rank with every part of the truth."""
     users, items = len(world.region_U), len(world.values_IA)
     popularity_I = _learning_counts(world)
@@ -101,6 +105,7 @@ def answer_of(world: World, seed: int) -> KnownAnswer:
         presence={medium: float(world.present_IM[:, column].mean()) for column, medium in enumerate(MODALITIES)},
         attributes={attribute.name: list(attribute.media) for attribute in ATTRIBUTES},
         metrics={name: leave_last_out(score_UI, world.histories) for name, score_UI in rankings.items()},
+        outcomes=answers(world, outcomes),
     )
 
 

@@ -18,6 +18,7 @@ from mmrec_model.storage import write_atomically
 from simulations.synthetic.answer import FILE_NAME, KnownAnswer, answer_of
 from simulations.synthetic.attributes import ATTRIBUTES, REGIONS
 from simulations.synthetic.films import film_item
+from simulations.synthetic.outcomes import Outcomes, draw_outcomes
 from simulations.synthetic.pictures import draw_picture
 from simulations.synthetic.sounds import play_item
 from simulations.synthetic.taste import World, draw_world
@@ -67,9 +68,10 @@ def write_synthetic(
         rows.append(_write_item(folder, world, item, seed))
         if progress is not None:
             progress(item + 1, items)
-    answer = answer_of(world, seed)
+    outcomes = draw_outcomes(world, seed)
+    answer = answer_of(world, outcomes, seed)
     answer.save(folder)
-    for table, content in zip(TABLES, (_items(rows), _users(world), _interactions(world)), strict=True):
+    for table, content in zip(TABLES, (_items(rows), _users(world), _interactions(world, outcomes)), strict=True):
         _write_table(folder / table, content)
     return answer
 
@@ -118,13 +120,29 @@ def _users(world: World) -> pa.Table:
     )
 
 
-def _interactions(world: World) -> pa.Table:
+def _interactions(world: World, outcomes: Outcomes) -> pa.Table:
+    """All events by user, then time; clicks are the histories."""
     lengths = [len(history) for history in world.histories]
+    clicking, clicked = np.repeat(np.arange(len(lengths)), lengths), np.concatenate(world.histories)
+    bought = outcomes.converted
+    parts = [
+        ("click", clicking, clicked, np.concatenate(world.times)),
+        ("impression", outcomes.shown_users, outcomes.shown_items, outcomes.shown_times),
+        ("conversion", clicking[bought], clicked[bought], outcomes.conversion_times[bought]),
+        ("rating", clicking[bought], clicked[bought], outcomes.rating_times[bought]),
+    ]
+    events = np.repeat([name for name, *_ in parts], [len(users) for _, users, *_ in parts])
+    users, items, times = (np.concatenate([part[column] for part in parts]) for column in (1, 2, 3))
+    ratings = np.full(len(users), np.nan)
+    ratings[events == "rating"] = outcomes.ratings[bought]
+    order = np.lexsort((times, users))
     return pa.table(
         {
-            "user_id": np.repeat([user_id(user) for user in range(len(lengths))], lengths),
-            "item_id": np.array([item_id(item) for item in np.concatenate(world.histories)]),
-            "timestamp": np.concatenate(world.times),
+            "user_id": [user_id(user) for user in users[order]],
+            "item_id": [item_id(item) for item in items[order]],
+            "timestamp": times[order],
+            "event": events[order],
+            "rating": pa.array(ratings[order], from_pandas=True),
         }
     )
 

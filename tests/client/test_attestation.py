@@ -91,22 +91,22 @@ def test_a_step_that_does_not_bound_a_user_or_ignores_him_fails(broken, monkeypa
     assert (result.neighbour_replay, result.rng, result.passed) == ("failed", "passed", False)
 
 
-def mean_over_users(model, catalogue, batch):
-    users = real_loss(model, catalogue, batch)
+def mean_over_users(model, catalogue, batch, kind):
+    users = real_loss(model, catalogue, batch, kind)
     return users / max(1, count_users(batch))
 
 
-def others_subtracted(model, catalogue, batch):
-    users = real_loss(model, catalogue, batch)
+def others_subtracted(model, catalogue, batch, kind):
+    users = real_loss(model, catalogue, batch, kind)
     return users - 0.5 * users.nan_to_num().detach().mean() * users
 
 
-real_loss = training.sampled_softmax_loss
+real_loss = training.user_losses
 
 
 @pytest.mark.parametrize("mixed", [mean_over_users, others_subtracted])
 def test_a_loss_in_which_users_meet_fails(mixed, monkeypatch):
-    monkeypatch.setattr(training, "sampled_softmax_loss", mixed)
+    monkeypatch.setattr(training, "user_losses", mixed)
     assert run_self_test(DIGEST, SYSTEM_SOURCE).neighbour_replay == "failed"
 
 

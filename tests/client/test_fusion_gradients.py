@@ -15,17 +15,29 @@ from client.gradients.contract import count_users, select_users
 from client.neighbour_replay import recorded_step, refuse_mixed_users, replay_neighbours
 from client.private_step import StepPlan
 from client.training import GRADIENTS, train_round
-from mmrec_model.config import MODALITIES, FeatureSpec, ModelConfig, PrivacyConfig, RunConfig, TrainingConfig
-from mmrec_model.data.batches import draw_batch
+from mmrec_model.config import (
+    HEADS,
+    HOUR_BUCKETS,
+    MODALITIES,
+    WEEKDAYS,
+    FeatureSpec,
+    ModelConfig,
+    PrivacyConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from mmrec_model.data.batches import draw_batch, draw_kept
 from mmrec_model.data.histories import Histories
+from mmrec_model.model.heads.outcomes import Outcomes
 from mmrec_model.model.items import Items
-from mmrec_model.model.loss import HistoryBatch, sampled_softmax_loss
+from mmrec_model.model.loss import HistoryBatch, ranking_loss
+from mmrec_model.model.objective import user_losses
 from mmrec_model.model.recommender import MultimodalRecommender, initial_state
 from mmrec_model.privacy.noise import GaussianNoise
 from simulations.synthetic.attributes import ATTRIBUTES
 from simulations.synthetic.taste import World, draw_world
 
-WIDTH, ITEMS, USERS, PLACES, NEGATIVES = 5, 24, 6, 4, 3
+WIDTH, ITEMS, USERS, PLACES, NEGATIVES, ROWS = 5, 24, 6, 4, 3, 4
 CASES: dict[str, dict[str, object]] = {
     "attention": {},
     "concat": {"fusion_layers": 2},
@@ -39,14 +51,16 @@ CASES: dict[str, dict[str, object]] = {
 }
 
 
-def settings_of(case: str, hidden: int = 4) -> ModelConfig:
+def settings_of(case: str, hidden: int = 4, *, heads: bool = False) -> ModelConfig:
     values = {"hidden": hidden, "trained_dims": 4, "fusion": case.partition(",")[0], **CASES[case]}
+    if heads:
+        values |= {"heads": dict.fromkeys(HEADS, 1.0), "categories": ("a", "b")}
     return ModelConfig.model_validate(values)
 
 
-def model_of(case: str) -> MultimodalRecommender:
+def model_of(case: str, *, heads: bool = False) -> MultimodalRecommender:
     torch.manual_seed(0)
-    model = MultimodalRecommender(settings_of(case), dict.fromkeys(MODALITIES, WIDTH))
+    model = MultimodalRecommender(settings_of(case, heads=heads), dict.fromkeys(MODALITIES, WIDTH))
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.3 * torch.randn(weight.shape))
@@ -62,7 +76,7 @@ def catalogue() -> Items:
     return Items({name: torch.tensor(rows) for name, rows in vectors.items()}, items.present_M, items.prior.double())
 
 
-def users(modality_dropout: float) -> HistoryBatch:
+def users(modality_dropout: float, *, heads: bool = False) -> HistoryBatch:
     lists = [np.arange(user * 3, user * 3 + 1 + user) for user in range(USERS - 1)] + [np.array([], dtype=np.int64)]
     histories = Histories(np.cumsum([0, *map(len, lists)]), np.concatenate(lists).astype(np.int64))
     batch = draw_batch(
@@ -75,7 +89,28 @@ def users(modality_dropout: float) -> HistoryBatch:
         modalities=len(MODALITIES),
         modality_dropout=modality_dropout,
     )
-    return HistoryBatch.from_users(batch)
+    return HistoryBatch.from_users(batch, outcomes=outcomes(modality_dropout) if heads else None)
+
+
+def outcomes(modality_dropout: float) -> Outcomes:
+    """Rows of every number from none to full."""
+    rng = np.random.default_rng(6)
+    mask_BF = np.arange(ROWS) < np.arange(USERS)[:, None]
+    whole = {"items": ITEMS, "hour": HOUR_BUCKETS, "weekday": WEEKDAYS, "category": 2}
+    columns = {f"{name}_BF": rng.integers(0, most, mask_BF.shape) for name, most in whole.items()}
+    flags = ("shown", "clicked", "converted", "rated")
+    columns |= {f"{name}_BF": mask_BF & (rng.random(mask_BF.shape) < 0.6) for name in flags}
+    columns |= {"mask_BF": mask_BF, "ratings_BF": rng.uniform(1.0, 5.0, mask_BF.shape)}
+    columns |= {"category_BK": rng.integers(-1, 2, (USERS, PLACES))}
+    kept_BFM = draw_kept(
+        columns["items_BF"],
+        np.arange(USERS),
+        modalities=len(MODALITIES),
+        modality_dropout=modality_dropout,
+        seed=5,
+    )
+    kept = None if kept_BFM is None else torch.from_numpy(kept_BFM)
+    return Outcomes(**{name: torch.from_numpy(column) for name, column in columns.items()}, kept_BFM=kept)
 
 
 def loss_of(items: Items) -> Callable[[torch.nn.Module, HistoryBatch], Tensor]:
@@ -84,13 +119,13 @@ def loss_of(items: Items) -> Callable[[torch.nn.Module, HistoryBatch], Tensor]:
 
 def _loss(model: torch.nn.Module, batch: HistoryBatch, *, items: Items) -> Tensor:
     assert isinstance(model, MultimodalRecommender)
-    return sampled_softmax_loss(model, items, batch)
+    return user_losses(model, items, batch, "sampled_softmax")
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize(("dropout", "heads"), [(0.0, False), (0.5, False), (0.5, True)])
 @pytest.mark.parametrize("case", CASES)
-def test_the_clipped_sum_equals_one_autograd_call_per_user(case: str, dropout: float) -> None:
-    model, batch, loss = model_of(case), users(dropout), loss_of(catalogue())
+def test_the_clipped_sum_equals_one_autograd_call_per_user(case: str, dropout: float, heads: bool) -> None:
+    model, batch, loss = model_of(case, heads=heads), users(dropout, heads=heads), loss_of(catalogue())
     weights, clip = list(model.parameters()), 1.0
     expected = [torch.zeros_like(weight) for weight in weights]
     norms = []
@@ -102,15 +137,21 @@ def test_the_clipped_sum_equals_one_autograd_call_per_user(case: str, dropout: f
         expected = [total + factor * part for total, part in zip(expected, gradient, strict=True)]
     found = gradients_by_name(GRADIENTS).clipped_sum(model, loss, batch, clip)
     assert max(norms) > clip, "a user is clipped, so that the test can fail"
+    assert all(part.any() for part in expected), "every weight is trained"
     np.testing.assert_allclose(found.local_norms_B, norms, rtol=1e-6, atol=1e-9)
     for total, part in zip(expected, found.sums, strict=True):
         torch.testing.assert_close(part, total, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(("heads", "count_noise"), [(False, None), (True, 1.0)])
 @pytest.mark.parametrize("case", CASES)
-def test_one_user_moves_the_step_by_the_clip_at_most_also_with_hidden_modalities(case: str) -> None:
-    model, batch, loss = model_of(case), users(0.4), loss_of(catalogue())
-    plan = StepPlan(max_grad_norm=1.0, noise_multiplier=1.0, expected_users=4.0, sample_rate=0.5)
+def test_one_user_moves_the_step_by_the_clip_at_most_also_with_hidden_modalities(
+    case: str, heads: bool, count_noise: float | None
+) -> None:
+    model, batch, loss = model_of(case, heads=heads), users(0.4, heads=heads), loss_of(catalogue())
+    plan = StepPlan(
+        max_grad_norm=1.0, noise_multiplier=1.0, expected_users=4.0, sample_rate=0.5, count_noise=count_noise
+    )
     gradients = gradients_by_name(GRADIENTS)
     step = recorded_step(model, loss, plan, gradients, lambda: GaussianNoise(seed=b"replay"), micro_batch=4)
     report = replay_neighbours(step, batch, plan.max_grad_norm)
@@ -170,7 +211,7 @@ def test_rounds_without_noise_lower_the_loss_on_the_synthetic_world(case: str, w
         moved = {name: torch.tensor(state[name] + change * update) for name, update in trained.update.items()}
         model.load_trainable_state(moved)
         with torch.inference_mode():
-            losses.append(float(sampled_softmax_loss(model, items, HistoryBatch.from_users(drawn)).mean()))
+            losses.append(float(ranking_loss(model, items, HistoryBatch.from_users(drawn), "sampled_softmax").mean()))
     assert losses[1] < losses[0] - 0.01, losses
     still = [name for name, update in trained.update.items() if not update.any()]
     assert still == []

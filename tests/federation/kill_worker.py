@@ -37,7 +37,8 @@ import torch
 from client import outbox, release
 from client.pricing import price
 from client.site import Site
-from mmrec_model.config import RunConfig, parse_config
+from mmrec_model.config import RunConfig
+from mmrec_model.config_reader import parse_config
 from mmrec_model.model.recommender import initial_state
 from mmrec_model.planning import popularity_event, training_event
 from mmrec_model.privacy.files import AppendFile

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mmrec_model.model.folder import load_model
@@ -171,3 +174,51 @@ def test_run_json_is_plain_json_with_the_documented_keys(finished: Path) -> None
     partner = value["partners"][0]
     assert {"name", "users", "epsilon", "delta", "bytes_up", "bytes_down", "seconds"} <= set(partner)
     assert {"recall_at_10", "recall_at_20", "ndcg_at_10", "ndcg_at_20"} <= set(value["metrics"])
+
+
+@pytest.fixture(scope="module")
+def clicks(small_partner: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small folder with events: what a user has was clicked, every second one converted, others were shown."""
+    folder = tmp_path_factory.mktemp("clicks") / "shop"
+    shutil.copytree(small_partner, folder)
+    known = pq.read_table(folder / "interactions.parquet").to_pylist()
+    rows = [(row["user_id"], row["item_id"], row["timestamp"], "click", None) for row in known]
+    rows += [(u, i, t, "conversion", 4.0) for u, i, t, *_ in rows if int(i[1:]) % 4 < 2]
+    had = {(row["user_id"], row["item_id"]) for row in known}
+    rows += [
+        (f"u{user}", f"i{item}", 1_600_000_000 + item % 5, "impression", None)
+        for user in range(USERS)
+        for item in range(ITEMS)
+        if (f"u{user}", f"i{item}") not in had and (user + item) % 3 == 0
+    ]
+    names = ("user_id", "item_id", "timestamp", "event", "rating")
+    table = pa.table({name: [row[column] for row in rows] for column, name in enumerate(names)})
+    pq.write_table(table, folder / "interactions.parquet")
+    return folder
+
+
+def test_heads_go_through_the_whole_job_and_leave_the_ranking_task_as_it_is(
+    data: Path, clicks: Path, finished: Path, tmp_path: Path
+) -> None:
+    options = ("--partners", "2", "--rounds", "3", "--seed", "5", "--delta", "1e-3")
+    more = ("--clipping", "adaptive", "--fusion", "decision")
+    run(clicks, tmp_path / "out", *options, *more, "--heads", "ctr,cvr,rating=0.5", "--loss", "bpr")
+    record, bare = read_run(tmp_path / "out"), read_run(finished)
+    assert set(record.heads) == {"ctr", "cvr", "rating"}
+    assert bare.heads == {}
+    assert record.floors["popularity_dp"] == bare.floors["popularity_dp"], "added rows move no positive"
+    assert record.heads["ctr"].rows > record.heads["ctr"].users > 50
+    assert record.privacy.epsilon == bare.privacy.epsilon, "heads are in the same step and cost nothing more"
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<h2>Heads</h2>" in page
+    assert "<h2>Heads</h2>" not in (finished / "report.html").read_text()
+    exported = load_model(tmp_path / "out" / "model")
+    assert exported.config.model.heads == {"ctr": 1.0, "cvr": 1.0, "rating": 0.5}
+    assert exported.config.training.loss == "bpr"
+
+
+@pytest.mark.parametrize("heads", ["clicks", "ctr,ctr", "ctr=0", "ctr=x", "cvr=inf"])
+def test_a_mistake_in_the_heads_ends_in_a_message(heads: str, data: Path, tmp_path: Path) -> None:
+    done = run(data, tmp_path / "out", "--heads", heads, status=2)
+    assert "--heads" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmrec_model.config import MODALITIES, FusionName, Modality, ModelConfig, RunConfig, parse_config
+from mmrec_model.config import MODALITIES, FusionName, Modality, ModelConfig, RunConfig
+from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import ConfigError, ModelError
 from mmrec_model.model.folder import load_model, save_model
 from mmrec_model.model.fusion import FUSIONS, build_fusion

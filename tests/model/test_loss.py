@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from mmrec_model.data.batches import draw_batch
 from mmrec_model.data.histories import Histories
-from mmrec_model.model.loss import HistoryBatch, sampled_softmax_loss
+from mmrec_model.model.loss import HistoryBatch, ranking_loss
 from mmrec_model.model.recommender import build_model
 from mmrec_model.model.scoring import score_catalogue
 
@@ -27,13 +28,13 @@ def batch_of(users: list[int], modality_dropout: float = 0.0) -> HistoryBatch:
 
 
 def test_each_users_loss_is_the_same_alone_and_in_company(catalogue, trained):
-    together = sampled_softmax_loss(trained, catalogue, batch_of([0, 1, 2, 3]))
-    alone = torch.cat([sampled_softmax_loss(trained, catalogue, batch_of([user])) for user in range(4)])
+    together = ranking_loss(trained, catalogue, batch_of([0, 1, 2, 3]), "sampled_softmax")
+    alone = torch.cat([ranking_loss(trained, catalogue, batch_of([user]), "sampled_softmax") for user in range(4)])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
 
 def test_a_user_without_history_has_loss_zero_and_no_gradient(catalogue, trained):
-    loss = sampled_softmax_loss(trained, catalogue, batch_of([3]))
+    loss = ranking_loss(trained, catalogue, batch_of([3]), "sampled_softmax")
     loss.sum().backward()
     assert loss.tolist() == [0.0]
     assert all(weight.grad is None or not weight.grad.any() for weight in trained.parameters())
@@ -42,7 +43,7 @@ def test_a_user_without_history_has_loss_zero_and_no_gradient(catalogue, trained
 def test_the_loss_equals_a_softmax_written_out_by_hand(catalogue, trained):
     batch = batch_of([1])
     with torch.no_grad():
-        found = sampled_softmax_loss(trained, catalogue, batch).item()
+        found = ranking_loss(trained, catalogue, batch, "sampled_softmax").item()
         scores = trained.config.temperature * trained(catalogue.take(batch.items_BL), batch.mask_BK)[0]
     terms = []
     for place in range(2):
@@ -68,16 +69,16 @@ def test_a_hidden_modality_is_one_that_the_item_lacks_and_an_item_never_loses_al
         assert torch.equal(rows[present], whole.vectors[name][present])
     assert (items.present_M < whole.present_M).any()
     assert not torch.equal(
-        sampled_softmax_loss(trained, catalogue, batch),
-        sampled_softmax_loss(trained, catalogue, batch_of([0, 1, 2, 3])),
+        ranking_loss(trained, catalogue, batch, "sampled_softmax"),
+        ranking_loss(trained, catalogue, batch_of([0, 1, 2, 3]), "sampled_softmax"),
     )
 
 
 def test_hidden_modalities_split_and_train_per_user(catalogue, trained):
     batch = batch_of([0, 1, 2, 3], 0.6)
-    together = sampled_softmax_loss(trained, catalogue, batch)
-    parts = torch.cat([sampled_softmax_loss(trained, catalogue, part) for part in batch.split(3)])
-    alone = torch.cat([sampled_softmax_loss(trained, catalogue, batch_of([user], 0.6)) for user in range(4)])
+    together = ranking_loss(trained, catalogue, batch, "sampled_softmax")
+    parts = torch.cat([ranking_loss(trained, catalogue, part, "sampled_softmax") for part in batch.split(3)])
+    alone = torch.cat([ranking_loss(trained, catalogue, batch_of([user], 0.6), "sampled_softmax") for user in range(4)])
     torch.testing.assert_close(parts, together, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
 
@@ -89,3 +90,27 @@ def test_evaluation_is_the_same_to_the_bit_with_modality_dropout_on_or_off(confi
         model = build_model(config.model_copy(update={"training": training})).train()
         scores.append(score_catalogue(model, catalogue, [np.array([1, 2, 3]), np.array([6, 9])]))
     np.testing.assert_array_equal(scores[0], scores[1])
+
+
+@pytest.mark.parametrize("loss", ["bpr", "bce"])
+def test_the_other_losses_equal_their_formulas_written_out_by_hand(loss, catalogue, trained):
+    batch = batch_of([1])
+    with torch.no_grad():
+        found = ranking_loss(trained, catalogue, batch, loss).item()
+        scores = trained.config.temperature * trained(catalogue.take(batch.items_BL), batch.mask_BK)[0].double()
+    terms = []
+    for place in range(2):
+        own, others = scores[place, place], scores[place, 6:]
+        if loss == "bpr":
+            terms.append(-torch.sigmoid(own - others).log().mean().item())
+        else:
+            terms.append(-(torch.sigmoid(own).log() + torch.sigmoid(-others).log().mean()).item())
+    assert found == pytest.approx(sum(terms) / 2, abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["bpr", "bce"])
+def test_the_other_losses_split_per_user_too(loss, catalogue, trained):
+    together = ranking_loss(trained, catalogue, batch_of([0, 1, 2, 3]), loss)
+    alone = torch.cat([ranking_loss(trained, catalogue, batch_of([user]), loss) for user in range(4)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    assert together[3].item() == 0.0

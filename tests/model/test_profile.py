@@ -12,10 +12,11 @@ from client.gradients import gradients_by_name
 from client.gradients.contract import select_users
 from client.neighbour_replay import recorded_step, replay_neighbours
 from client.private_step import StepPlan
-from mmrec_model.config import RunConfig, parse_config
+from mmrec_model.config import RunConfig
+from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import ConfigError
 from mmrec_model.model.items import Items
-from mmrec_model.model.loss import HistoryBatch, sampled_softmax_loss
+from mmrec_model.model.loss import HistoryBatch, ranking_loss
 from mmrec_model.model.recommender import MultimodalRecommender
 from mmrec_model.model.scoring import score_catalogue
 from mmrec_model.privacy.noise import GaussianNoise
@@ -93,7 +94,7 @@ def test_the_private_gradient_of_a_user_holds_the_users_own_media_and_nobody_els
     batch, way = made_up_users(), gradients_by_name("bookkeeping")
 
     def loss(model, part):
-        return sampled_softmax_loss(model, catalogue, part)
+        return ranking_loss(model, catalogue, part, "sampled_softmax")
 
     norms = way.clipped_sum(reader, loss, batch, 1.0).local_norms_B
     for user in range(5):
@@ -119,7 +120,7 @@ def test_nothing_of_a_user_is_kept_in_the_model(catalogue, reader):
     before = {name: value.clone() for name, value in reader.state_dict().items()}
     score_catalogue(reader, catalogue, HISTORIES, own_media())
     reader.train()
-    sampled_softmax_loss(reader, catalogue, made_up_users()).sum().backward()
+    ranking_loss(reader, catalogue, made_up_users(), "sampled_softmax").sum().backward()
     after = reader.state_dict()
     assert set(after) == set(before)
     assert all(torch.equal(after[name], value) for name, value in before.items())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmrec_model.config import ModelConfig, RunConfig, parse_config
+from mmrec_model.config import ModelConfig, RunConfig
+from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import ConfigError, ModelError
 from mmrec_model.model.recommender import build_model, initial_state
 from mmrec_model.model.scope import trained_share

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.gradients import WAYS, gradients_by_name
-from mmrec_model.config import ModelConfig, RunConfig, parse_config
+from mmrec_model.config import ModelConfig, RunConfig
+from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import ConfigError, ModelError
 from mmrec_model.model.items import Items
-from mmrec_model.model.loss import HistoryBatch, sampled_softmax_loss
+from mmrec_model.model.loss import HistoryBatch, ranking_loss
 from mmrec_model.model.recommender import MultimodalRecommender
 from mmrec_model.model.scoring import score_catalogue
 
@@ -110,7 +111,7 @@ def test_the_private_gradient_of_each_user_is_that_of_the_user_alone(way, catalo
     items = torch.from_numpy(np.stack([rng.choice(30, PLACES + EXTRA, replace=False) for _ in range(4)]))
     batch = HistoryBatch(items, torch.arange(PLACES) < torch.tensor([6, 3, 1, 0])[:, None])
     ordered.train()
-    loss = lambda model, part: sampled_softmax_loss(model, catalogue, part)  # noqa: E731
+    loss = lambda model, part: ranking_loss(model, catalogue, part, "sampled_softmax")  # noqa: E731
     norms = gradients_by_name(way).clipped_sum(ordered, loss, batch, 1.0).local_norms_B
     for user in range(4):
         own = HistoryBatch(batch.items_BL[user : user + 1], batch.mask_BK[user : user + 1])

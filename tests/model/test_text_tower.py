@@ -18,7 +18,7 @@ from mmrec_model.config import ModelConfig, Scope, TransformConfig, TunedTextCon
 from mmrec_model.errors import ModelError, PrivacyError
 from mmrec_model.features.transform import fit_transform
 from mmrec_model.model.items import Items
-from mmrec_model.model.loss import HistoryBatch, sampled_softmax_loss
+from mmrec_model.model.loss import HistoryBatch, ranking_loss
 from mmrec_model.model.recommender import MultimodalRecommender
 from mmrec_model.model.scope import trained_share
 from mmrec_model.model.scoring import encode_catalogue, score_catalogue
@@ -167,7 +167,7 @@ def test_the_clipped_sum_is_that_of_every_user_alone(scope, way):
     batch, limit = made_up_users(), 0.5
 
     def loss(network_: nn.Module, part: HistoryBatch) -> Tensor:
-        return sampled_softmax_loss(network_, catalogue, part)
+        return ranking_loss(network_, catalogue, part, "sampled_softmax")
 
     alone = [gradient_alone(model, loss, batch, user) for user in range(4)]
     norms = torch.stack([torch.cat([part.flatten() for part in gradient]).norm() for gradient in alone])
@@ -191,7 +191,7 @@ def test_no_user_moves_the_release_by_more_than_the_clip(scope):
     plan = StepPlan(max_grad_norm=0.3, noise_multiplier=1.0, expected_users=2.0, sample_rate=0.5)
 
     def loss(network_: nn.Module, part: HistoryBatch) -> Tensor:
-        return sampled_softmax_loss(network_, catalogue, part)
+        return ranking_loss(network_, catalogue, part, "sampled_softmax")
 
     way = gradients_by_name("bookkeeping")
     step = recorded_step(model, loss, plan, way, lambda: GaussianNoise(seed=b"replay"), micro_batch=3)
@@ -208,7 +208,10 @@ def test_without_the_fold_the_private_step_refuses_the_encoder(monkeypatch):
     model, catalogue = tuned_model("full", network), tiny_catalogue(network)
     with pytest.raises(PrivacyError, match="dim 0 must be the 4 users"):
         gradients_by_name("bookkeeping").clipped_sum(
-            model, lambda network_, part: sampled_softmax_loss(network_, catalogue, part), made_up_users(), 1.0
+            model,
+            lambda network_, part: ranking_loss(network_, catalogue, part, "sampled_softmax"),
+            made_up_users(),
+            1.0,
         )
 
 
@@ -322,8 +325,8 @@ def test_text_that_is_hidden_or_absent_does_not_come_back_when_the_encoder_reads
     assert not found[1, 0].any()
     torch.testing.assert_close(found[kept_BLM[..., 0]], shown[kept_BLM[..., 0]])
     torch.testing.assert_close(shown[users.items_BL == MISSING], estimate.expand(3, -1))
-    found_loss, shown_loss = (sampled_softmax_loss(model, catalogue, batch) for batch in (hiding, users))
+    found_loss, shown_loss = (ranking_loss(model, catalogue, batch, "sampled_softmax") for batch in (hiding, users))
     assert (found_loss - shown_loss)[:2].abs().min() > 1e-6
     torch.testing.assert_close(found_loss[2:], shown_loss[2:])
     part = hiding.split(1)[1]
-    torch.testing.assert_close(sampled_softmax_loss(model, catalogue, part), found_loss[1:2])
+    torch.testing.assert_close(ranking_loss(model, catalogue, part, "sampled_softmax"), found_loss[1:2])

@@ -105,6 +105,7 @@ def made_up_run(*, partners: int = 7, rounds: int = 12, private: bool = True) ->
         },
         "baselines": {"popularity": metrics(0.0403), "item_knn": metrics(0.1102), "ease": metrics(0.1125)},
         "baseline_standard_errors": {"ease": metrics(0.0022)},
+        "heads": {},
         "verdict": {
             "best_floor": "free_content_with_prior",
             "metric": "ndcg_at_10",

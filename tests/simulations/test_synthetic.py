@@ -18,6 +18,7 @@ from simulations.partition import partition_by_column, read_users
 from simulations.synthetic import KnownAnswer, true_utilities, write_synthetic
 from simulations.synthetic.answer import answer_of, leave_last_out
 from simulations.synthetic.attributes import ATTRIBUTES, REGIONS, SPARSE_ORIGIN, seen_in
+from simulations.synthetic.outcomes import draw_outcomes
 from simulations.synthetic.taste import SHORTEST_HISTORY, World, draw_world
 
 USERS, ITEMS, SEED = 60, 24, 3
@@ -43,7 +44,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def answer(world: World) -> KnownAnswer:
-    return answer_of(world, 0)
+    return answer_of(world, draw_outcomes(world, 0), 0)
 
 
 def test_the_same_arguments_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
@@ -75,7 +76,8 @@ def test_every_named_file_exists_and_every_file_is_named(folder: Path) -> None:
 
 def test_the_tables_tell_the_histories_of_the_drawn_world(folder: Path) -> None:
     world = draw_world(USERS, ITEMS, SEED)
-    rows = pq.read_table(folder / "interactions.parquet").to_pylist()
+    events = pq.read_table(folder / "interactions.parquet").to_pylist()
+    rows = [row for row in events if row["event"] == "click"]
     for user, (history, times) in enumerate(zip(world.histories, world.times, strict=True)):
         own = sorted((row["timestamp"], row["item_id"]) for row in rows if row["user_id"] == f"u{user:06d}")
         assert own == [(int(time), f"i{item:05d}") for time, item in zip(times, history, strict=True)]

@@ -1,0 +1,47 @@
+"""Options of `mmrec simulate`, as types: what each of them accepts and what `--help` says of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from mmrec_model.config import FusionName, RankingLoss
+
+Data = Annotated[Path | None, typer.Option(help="Folder in partner format; without it, the embedded set is made.")]
+Out = Annotated[Path, typer.Option(help="Folder for the run.")]
+Epsilon = Annotated[float, typer.Option(help="Price of the whole run per user and partner; inf: no privacy.")]
+Delta = Annotated[float, typer.Option(help="Failure probability of the guarantee.")]
+Rounds = Annotated[int, typer.Option(min=0, help="Federated rounds.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of model, partition and simulated noise.")]
+Silo = Annotated[
+    str | None, typer.Option(help="Column that names a user's partner; by default the first silo_* column.")
+]
+Partners = Annotated[int | None, typer.Option(min=1, help="Make this many equal partners instead.")]
+Clipping = Annotated[
+    Literal["flat", "adaptive"],
+    typer.Option(help="Bound of a user's gradient: fixed, or following the gradients' median by a priced count."),
+]
+Fusion = Annotated[FusionName, typer.Option(help="How the modalities of an item are fused (docs/fusion.md).")]
+Heads = Annotated[
+    str, typer.Option(help="Learn these beside the ranking: ctr, cvr, rating, category; ctr=0.5 weighs a loss.")
+]
+Scope = Annotated[
+    Literal["head", "fusion", "lora", "top", "full"],
+    typer.Option(help="What is trained; lora, top and full train the text encoder too, which is slow."),
+]
+Tower = Annotated[
+    Literal["attention", "sequence"], typer.Option(help="How a user's history is read: as a set, or in order.")
+]
+Loss = Annotated[RankingLoss, typer.Option(help="How the ranking is learned.")]
+EvaluateEvery = Annotated[
+    int, typer.Option(min=0, help="Release noised validation metrics after every n-th round, priced; 0: never.")
+]
+EvaluateFinal = Annotated[bool, typer.Option("--evaluate-final", help="Release them once for the exported model.")]
+Engine = Annotated[
+    Literal["loopback", "flower"], typer.Option(help="In this process, or Flower's own simulation with Ray.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")]
+Prepare = Annotated[bool, typer.Option("--prepare", help="Stop before training, for `flwr run`.")]
+Finish = Annotated[bool, typer.Option("--finish", help="Assess and report a folder that was trained.")]
