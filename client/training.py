@@ -30,7 +30,7 @@ from mmrec_model.model.heads.outcomes import Outcomes
 from mmrec_model.model.items import Items
 from mmrec_model.model.loss import HistoryBatch
 from mmrec_model.model.objective import user_losses
-from mmrec_model.model.recommender import MultimodalRecommender, build_model
+from mmrec_model.model.recommender import RecommenderNetwork, build_model
 from mmrec_model.privacy.clipping import clip_of
 from mmrec_model.privacy.noise import GaussianNoise
 from mmrec_model.privacy.witness import witness_size
@@ -143,7 +143,7 @@ def _mean_share(facts: list[StepFacts]) -> float | None:
 class Witnessed(nn.Module):
     """A model and, beside it, `size` weights that start at 0 and that nothing reads; none if `size` is 0."""
 
-    def __init__(self, model: MultimodalRecommender, size: int) -> None:
+    def __init__(self, model: RecommenderNetwork, size: int) -> None:
         super().__init__()
         self.model = model
         self.witness = nn.ParameterList([nn.Parameter(torch.zeros(size))] if size else [])
@@ -199,7 +199,7 @@ def _require_planned(facts: StepFacts, drawn: Mapping[float, int], plan: StepPla
 
 def global_model(
     config: RunConfig, catalogue: Items, state: Arrays, encoder_source: str | None = None
-) -> tuple[MultimodalRecommender, Items]:
+) -> tuple[RecommenderNetwork, Items]:
     """The model of a global state, and the catalogue with the state's prior.
 
     Raises:

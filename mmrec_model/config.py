@@ -6,12 +6,12 @@ key and the limit. `RunConfig` is public: it holds no statistic of any partner's
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmrec_model.canonical import canonical_json, sha256_hex
+from mmrec_model.config_rules import refuse_incomplete_heads, refuse_unread
 
 Modality = Literal["text", "image", "audio", "video"]
 Scope = Literal["head", "fusion", "lora", "top", "full"]
@@ -188,68 +188,14 @@ class ModelConfig(Strict):
     categories: Annotated[tuple[str, ...], Field(max_length=4096)] = ()
 
     @model_validator(mode="after")
-    def _every_setting_is_read(self) -> Self:
-        """Refuse a value that would do nothing, and a width that the heads do not divide."""
-        fields = type(self).model_fields
-        for name, readers in _READ_BY.items():
-            value = getattr(self, name)
-            if value != fields[name].default and self.fusion not in readers:
-                raise ValueError(f"{name} is {value!r}, and fusion {self.fusion!r} does not read it; {readers} do")
-        for name, (reader, needed) in _READ_WITH.items():
-            value = getattr(self, name)
-            if value != fields[name].default and getattr(self, reader) != needed:
-                raise ValueError(f"{name} is {value!r}, and is read only where {reader} is {needed!r}")
-        if self.fusion in _READ_BY["fusion_heads"] and self.hidden % self.fusion_heads:
-            raise ValueError(f"hidden {self.hidden} is no multiple of fusion_heads {self.fusion_heads}")
-        if self.modalities is not None and len(set(self.modalities)) < len(self.modalities):
-            raise ValueError(f"modalities {list(self.modalities)} name one of them twice")
-        return self
-
-    @model_validator(mode="after")
-    def _encoder_matches_scope(self) -> Self:
+    def _settings_agree(self) -> Self:
+        refuse_unread(self)
         if (self.scope in ENCODER_SCOPES) != (self.text_encoder is not None):
             raise ValueError(
                 f"scope {self.scope!r} {'needs a' if self.text_encoder is None else 'has no'} text_encoder"
             )
+        refuse_incomplete_heads(self)
         return self
-
-    @model_validator(mode="after")
-    def _heads_have_what_they_need(self) -> Self:
-        if self.heads and self.tower == "sequence":
-            raise ValueError(
-                "heads need the tower 'attention': they leave a row's own item out of the history, and the states of "
-                "the tower 'sequence' behind that item would betray it"
-            )
-        if self.cvr_loss == "esmm" and not {"ctr", "cvr"} <= set(self.heads):
-            raise ValueError("cvr_loss 'esmm' needs the heads 'ctr' and 'cvr'")
-        if self.ctr_scorer == "deepfm" and "ctr" not in self.heads:
-            raise ValueError("ctr_scorer 'deepfm' needs the head 'ctr'")
-        if "category" in self.heads and len(self.categories) < 2:
-            raise ValueError("the head 'category' needs at least 2 names in categories")
-        if len(set(self.categories)) != len(self.categories):
-            raise ValueError("categories has a name twice")
-        if not -math.inf < self.rating_scale[0] < self.rating_scale[1] < math.inf:
-            raise ValueError("rating_scale must be a finite lowest rating below a finite highest one")
-        if set(self.base_rates) != {"ctr", "cvr"}:
-            raise ValueError("base_rates needs exactly 'ctr' and 'cvr'")
-        return self
-
-
-_FUSED: tuple[FusionName, ...] = tuple(name for name in get_args(FusionName) if name != "decision")
-"""The families whose scores read a user vector; `decision` reads the history's content profiles alone."""
-_READ_BY: dict[str, tuple[FusionName, ...]] = {
-    "fusion_layers": ("concat", "transformer"),
-    "fusion_heads": ("cross_attention", "transformer"),
-    "tower": _FUSED,
-    "user_media": _FUSED,
-    "decision_rule": ("decision",),
-    "decision_weights": ("decision",),
-}
-_READ_WITH = {
-    "positions": ("tower", "sequence"),
-    "decision_temperature": ("decision_weights", "local"),
-    "decision_votes": ("decision_rule", "vote"),
-}
 
 
 class TrainingConfig(Strict):

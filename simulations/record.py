@@ -20,7 +20,7 @@ from client.site import DIARY, Site
 from mmrec_model.config import RunConfig
 from mmrec_model.evaluation.ranking import Ranks, chance_level, paired_difference
 from mmrec_model.features.bundle import FeatureBundle
-from mmrec_model.model.recommender import MultimodalRecommender, build_model
+from mmrec_model.model.recommender import RecommenderNetwork, build_model
 from mmrec_model.model.scope import trained_share
 from mmrec_model.model.scoring import encode_catalogue
 from mmrec_model.planning import evaluation_event, plan_events, popularity_event, training_event
@@ -188,7 +188,7 @@ def _features(bundle: FeatureBundle) -> FeatureFacts:
     return FeatureFacts(digest=bundle.digest, modalities=facts, encoded_now=bundle.encoded)
 
 
-def _trained_part(config: RunConfig, model: MultimodalRecommender) -> ModelFacts:
+def _trained_part(config: RunConfig, model: RecommenderNetwork) -> ModelFacts:
     share = trained_share(model)
     return ModelFacts(scope=config.model.scope, trained_weights=share.trained, weights=share.weights)
 

@@ -23,7 +23,7 @@ from mmrec_model.canonical import canonical_json
 from mmrec_model.config import RunConfig
 from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import ModelError
-from mmrec_model.model.recommender import MultimodalRecommender, build_model
+from mmrec_model.model.recommender import RecommenderNetwork, build_model
 from mmrec_model.protocol import PRIOR, Arrays, trained_arrays
 from mmrec_model.storage import sha256_of_file, write_atomically
 
@@ -34,7 +34,7 @@ WEIGHTS, CONFIG, CARD, DIGESTS = "model.safetensors", "config.json", "README.md"
 class ExportedModel:
     """A loaded recommender, its popularity prior `[N]`, and the configuration it was trained with."""
 
-    model: MultimodalRecommender
+    model: RecommenderNetwork
     prior_N: npt.NDArray[np.float32]
     config: RunConfig
 

@@ -24,7 +24,7 @@ from mmrec_model.config import RankingLoss
 from mmrec_model.data.batches import UserBatch
 from mmrec_model.model.heads.outcomes import Outcomes
 from mmrec_model.model.items import Items
-from mmrec_model.model.recommender import MultimodalRecommender
+from mmrec_model.model.recommender import RecommenderNetwork
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class HistoryBatch:
         )
 
 
-def ranking_loss(model: MultimodalRecommender, catalogue: Items, batch: HistoryBatch, loss: RankingLoss) -> Tensor:
+def ranking_loss(model: RecommenderNetwork, catalogue: Items, batch: HistoryBatch, loss: RankingLoss) -> Tensor:
     """Loss of each user `[B]`, 0 for a user without history."""
     places = batch.mask_BK.shape[1]
     scores_BKL = model.config.temperature * model(batch.items(catalogue), batch.mask_BK, own=batch.own)

@@ -44,7 +44,7 @@ from mmrec_model.model.text_tower import TextTower, build_text_tower
 from mmrec_model.protocol import Arrays
 
 
-class MultimodalRecommender(nn.Module):
+class RecommenderNetwork(nn.Module):
     """Scores items for a user from the user's own history.
 
     Args:
@@ -250,7 +250,7 @@ class MultimodalRecommender(nn.Module):
                 weight.copy_(state[name])
 
 
-def build_model(config: RunConfig, *, encoder_source: str | None = None) -> MultimodalRecommender:
+def build_model(config: RunConfig, *, encoder_source: str | None = None) -> RecommenderNetwork:
     """The untrained model of a run; the same seed gives the same weights on every machine.
 
     Args:
@@ -267,7 +267,7 @@ def build_model(config: RunConfig, *, encoder_source: str | None = None) -> Mult
         torch.manual_seed(config.seed)
         tower = None if settings is None else build_text_tower(config.model.scope, settings, source=encoder_source)
         torch.manual_seed(config.seed)
-        return MultimodalRecommender(config.model, config.model_dims, tower)
+        return RecommenderNetwork(config.model, config.model_dims, tower)
 
 
 def initial_state(config: RunConfig) -> Arrays:

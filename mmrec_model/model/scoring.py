@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from mmrec_model.model.items import Items
-from mmrec_model.model.recommender import MultimodalRecommender
+from mmrec_model.model.recommender import RecommenderNetwork
 
 _CHUNK: Final = 256
 """Items whose texts are encoded at once."""
@@ -28,7 +28,7 @@ def padded(histories: Sequence[npt.NDArray[np.int64]]) -> tuple[torch.Tensor, to
     return torch.from_numpy(history_BK), torch.from_numpy(mask_BK)
 
 
-def encode_catalogue(model: MultimodalRecommender, catalogue: Items) -> Items:
+def encode_catalogue(model: RecommenderNetwork, catalogue: Items) -> Items:
     """All N items with the text vectors that the model uses; once, before many users are scored.
 
     Raises:
@@ -47,7 +47,7 @@ def encode_catalogue(model: MultimodalRecommender, catalogue: Items) -> Items:
 
 
 def score_catalogue(
-    model: MultimodalRecommender,
+    model: RecommenderNetwork,
     catalogue: Items,
     histories: Sequence[npt.NDArray[np.int64]],
     own: Items | None = None,

@@ -17,7 +17,7 @@ from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import ConfigError
 from mmrec_model.model.items import Items
 from mmrec_model.model.loss import HistoryBatch, ranking_loss
-from mmrec_model.model.recommender import MultimodalRecommender
+from mmrec_model.model.recommender import RecommenderNetwork
 from mmrec_model.model.scoring import score_catalogue
 from mmrec_model.privacy.noise import GaussianNoise
 
@@ -26,10 +26,10 @@ TOWERS = ("attention", "sequence")
 
 
 @pytest.fixture(params=TOWERS)
-def reader(request, config) -> MultimodalRecommender:
+def reader(request, config) -> RecommenderNetwork:
     """A model of each tower with every weight away from its start."""
     settings = config.model.model_copy(update={"tower": request.param, "positions": 6, "user_media": ("text",)})
-    model = MultimodalRecommender(settings, config.features.dims)
+    model = RecommenderNetwork(settings, config.features.dims)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for weight in model.parameters():
@@ -126,7 +126,7 @@ def test_nothing_of_a_user_is_kept_in_the_model(catalogue, reader):
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert set(reader.trainable_state()) <= {name for name, _ in reader.named_parameters()}
     sizes = {size for weight in reader.trainable_state().values() for size in weight.shape}
-    few = MultimodalRecommender(reader.config, reader.dims).trainable_state()
+    few = RecommenderNetwork(reader.config, reader.dims).trainable_state()
     assert {name: w.shape for name, w in few.items()} == {n: w.shape for n, w in reader.trainable_state().items()}
     assert 30 not in sizes, "no weight per item either"
 

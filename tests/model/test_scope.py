@@ -69,3 +69,8 @@ def test_head_trains_the_scorers_of_decision_fusion(config):
 def test_a_tower_that_nothing_reads_is_refused(settings, reason):
     with pytest.raises(ConfigError, match=reason):
         parse_config(ModelConfig, settings, source="test")
+
+
+def test_heads_refuse_the_tower_whose_states_would_betray_a_label():
+    with pytest.raises(ConfigError, match="heads need the tower 'attention'"):
+        parse_config(ModelConfig, {"tower": "sequence", "heads": {"ctr": 1.0}}, source="test")

@@ -16,16 +16,16 @@ from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import ConfigError, ModelError
 from mmrec_model.model.items import Items
 from mmrec_model.model.loss import HistoryBatch, ranking_loss
-from mmrec_model.model.recommender import MultimodalRecommender
+from mmrec_model.model.recommender import RecommenderNetwork
 from mmrec_model.model.scoring import score_catalogue
 
 PLACES, EXTRA = 6, 4
 
 
 @pytest.fixture
-def ordered(config) -> MultimodalRecommender:
+def ordered(config) -> RecommenderNetwork:
     ordered_config = config.model.model_copy(update={"tower": "sequence", "positions": PLACES})
-    return moved(MultimodalRecommender(ordered_config, config.features.dims))
+    return moved(RecommenderNetwork(ordered_config, config.features.dims))
 
 
 def scores_of_queries(model, catalogue, items: list[int], length: int) -> torch.Tensor:
@@ -51,17 +51,15 @@ def test_no_later_item_changes_the_score_of_a_place(first, second, place, length
 
 
 @functools.cache
-def made_up() -> tuple[MultimodalRecommender, Items]:
+def made_up() -> tuple[RecommenderNetwork, Items]:
     """As the fixtures, for a test that hypothesis repeats."""
     rng = np.random.default_rng(0)
     vectors = {"text": rng.normal(size=(30, 12)).astype(np.float32)}
     catalogue = Items.from_arrays(vectors, np.ones((30, 1), bool), rng.normal(size=30).astype(np.float32))
-    return moved(
-        MultimodalRecommender(ModelConfig(hidden=8, tower="sequence", positions=PLACES), {"text": 12})
-    ), catalogue
+    return moved(RecommenderNetwork(ModelConfig(hidden=8, tower="sequence", positions=PLACES), {"text": 12})), catalogue
 
 
-def moved(model: MultimodalRecommender) -> MultimodalRecommender:
+def moved(model: RecommenderNetwork) -> RecommenderNetwork:
     """The model with every weight away from its start."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -99,7 +97,7 @@ def test_of_a_long_history_the_attention_reads_the_last_places(catalogue, ordere
 
 
 def test_before_training_a_user_is_the_last_item_plus_the_mean(config):
-    tower = MultimodalRecommender(ModelConfig(hidden=8, tower="sequence"), {"text": 12}).tower
+    tower = RecommenderNetwork(ModelConfig(hidden=8, tower="sequence"), {"text": 12}).tower
     fused = torch.randn(1, 3, 8)
     user = tower(fused, torch.ones(1, 1, 3, dtype=torch.bool))[0, 0]
     torch.testing.assert_close(user, fused[0, -1] + fused[0].mean(0))

@@ -19,7 +19,7 @@ from mmrec_model.errors import ModelError, PrivacyError
 from mmrec_model.features.transform import fit_transform
 from mmrec_model.model.items import Items
 from mmrec_model.model.loss import HistoryBatch, ranking_loss
-from mmrec_model.model.recommender import MultimodalRecommender
+from mmrec_model.model.recommender import RecommenderNetwork
 from mmrec_model.model.scope import trained_share
 from mmrec_model.model.scoring import encode_catalogue, score_catalogue
 from mmrec_model.model.text_tower import TextTower
@@ -85,16 +85,16 @@ def tuned_config(scope: Scope, **settings: object) -> ModelConfig:
     return ModelConfig(hidden=4, trained_dims=4, scope=scope, text_encoder=encoder, **settings)
 
 
-def tuned_model(scope: Scope, network: torch.nn.Module, **settings: object) -> MultimodalRecommender:
+def tuned_model(scope: Scope, network: torch.nn.Module, **settings: object) -> RecommenderNetwork:
     """An untrained recommender with the encoder inside."""
     config = tuned_config(scope, **settings)
     torch.manual_seed(6)
     tower = None if config.text_encoder is None else TextTower(network, scope, config.text_encoder)
     torch.manual_seed(6)
-    return MultimodalRecommender(config, {"text": KEPT}, tower)
+    return RecommenderNetwork(config, {"text": KEPT}, tower)
 
 
-def moved(model: MultimodalRecommender) -> MultimodalRecommender:
+def moved(model: RecommenderNetwork) -> RecommenderNetwork:
     """Every trained weight away from its start."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -115,7 +115,7 @@ def made_up_users() -> HistoryBatch:
     return HistoryBatch(torch.tensor(items), torch.arange(PLACES) < lengths[:, None])
 
 
-def doubled(model: MultimodalRecommender, catalogue: Items) -> tuple[MultimodalRecommender, Items]:
+def doubled(model: RecommenderNetwork, catalogue: Items) -> tuple[RecommenderNetwork, Items]:
     """Both in float64, where a comparison to 1e-6 says something."""
     texts = catalogue.texts
     assert texts is not None
@@ -313,7 +313,7 @@ def test_text_that_is_hidden_or_absent_does_not_come_back_when_the_encoder_reads
     catalogue = replace(plain, vectors={"text": text, "image": pictures}, present_M=present)
     torch.manual_seed(6)
     config = tuned_config("full")
-    model = moved(MultimodalRecommender(config, {"text": KEPT, "image": 2}, TextTower(network, "full", TUNED)))
+    model = moved(RecommenderNetwork(config, {"text": KEPT, "image": 2}, TextTower(network, "full", TUNED)))
     users = made_up_users()
     kept_BLM = torch.ones(*users.items_BL.shape, 2, dtype=torch.bool)
     kept_BLM[0, 1, 0] = kept_BLM[1, 0, 0] = False

@@ -25,10 +25,10 @@ from mmrec_model.model.items import Items
 if TYPE_CHECKING:
     from mmrec_model.model.heads.outcomes import Outcomes
     from mmrec_model.model.loss import HistoryBatch
-    from mmrec_model.model.recommender import MultimodalRecommender
+    from mmrec_model.model.recommender import RecommenderNetwork
 
 
-def head_losses(model: MultimodalRecommender, catalogue: Items, batch: HistoryBatch) -> dict[HeadName, Tensor]:
+def head_losses(model: RecommenderNetwork, catalogue: Items, batch: HistoryBatch) -> dict[HeadName, Tensor]:
     """Loss of each user `[B]`, per head of the model and without its weight.
 
     Args:
