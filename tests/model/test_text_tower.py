@@ -17,6 +17,8 @@ from client.private_step import StepPlan
 from mmrec_model.config import ModelConfig, Scope, TransformConfig, TunedTextConfig
 from mmrec_model.errors import ModelError, PrivacyError
 from mmrec_model.features.transform import fit_transform
+from mmrec_model.model.heads.losses import head_losses
+from mmrec_model.model.heads.outcomes import Outcomes
 from mmrec_model.model.items import Items
 from mmrec_model.model.loss import HistoryBatch, ranking_loss
 from mmrec_model.model.recommender import RecommenderNetwork
@@ -330,3 +332,28 @@ def test_text_that_is_hidden_or_absent_does_not_come_back_when_the_encoder_reads
     torch.testing.assert_close(found_loss[2:], shown_loss[2:])
     part = hiding.split(1)[1]
     torch.testing.assert_close(ranking_loss(model, catalogue, part, "sampled_softmax"), found_loss[1:2])
+
+
+def test_heads_read_the_tuned_text_and_every_gradient_stays_that_of_one_user():
+    network = tiny_network()
+    torch.manual_seed(6)
+    config = tuned_config("lora", heads={"category": 1.0, "ctr": 1.0}, categories=("a", "b"))
+    network_ = moved(RecommenderNetwork(config, {"text": KEPT}, TextTower(network, "lora", TUNED)))
+    model, catalogue = doubled(network_, tiny_catalogue(network))
+    users, row = made_up_users(), torch.ones(4, 1, dtype=torch.bool)
+    none, item = torch.zeros(4, 1, dtype=torch.int64), torch.tensor([[1], [7], [6], [2]])
+    labels = Outcomes(
+        item, row, row, item > 4, ~row, ~row, torch.zeros(4, 1), none, none, none, users.items_BL[:, :PLACES] % 2
+    )
+    batch = replace(users, outcomes=labels)
+
+    def loss(part_of: nn.Module, part: HistoryBatch) -> Tensor:
+        return sum(head_losses(part_of, catalogue, part).values())
+
+    alone = [gradient_alone(model, loss, batch, user) for user in range(4)]
+    found = gradients_by_name("bookkeeping").clipped_sum(model, loss, batch, 1e6)
+    names = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    for position, total in enumerate(found.sums):
+        torch.testing.assert_close(total.double(), sum(part[position] for part in alone), atol=1e-6, rtol=1e-5)
+    inside = [total for name, total in zip(names, found.sums, strict=True) if name.startswith("encoder.")]
+    assert any(total.abs().max() > 1e-8 for total in inside)
