@@ -37,6 +37,8 @@ def simulate(  # noqa: PLR0917 - one argument per option
     loss: options.Loss = "sampled_softmax",
     evaluate_every: options.EvaluateEvery = 0,
     evaluate_final: options.EvaluateFinal = False,
+    scope: options.Scope = "fusion",
+    tower: options.Tower = "attention",
     engine: options.Engine = "loopback",
     scenario: options.Scenario = None,
     only: options.Only = None,
@@ -91,8 +93,9 @@ def simulate(  # noqa: PLR0917 - one argument per option
                 silo,
                 partners,
                 clipping=clipping,
-                model=workspace.model_with_heads(source, weights, fusion),
+                model=workspace.model_with_heads(source, weights, fusion, tower),
                 evaluation=EvaluationConfig(every=evaluate_every, final=evaluate_final),
+                scope=scope,
             )
             prepared = federation.prepare(recipe, bars, watch)
             if prepare:

@@ -87,6 +87,7 @@ def made_up_run(*, partners: int = 7, rounds: int = 12, private: bool = True) ->
             },
             "encoded_now": 1107,
         },
+        "model": {"scope": "fusion", "trained_weights": 2354, "weights": 2354},
         "partners": [partner(number, epsilon) for number in range(partners)],
         "metrics": metrics(0.0832),
         "standard_errors": metrics(0.0011),
