@@ -36,7 +36,7 @@ from mmrec_model.errors import PolicyRefusal, PrivacyError
 from mmrec_model.model.heads.outcomes import Outcomes
 from mmrec_model.model.items import Items
 from mmrec_model.model.loss import HistoryBatch
-from mmrec_model.model.recommender import MultimodalRecommender
+from mmrec_model.model.recommender import RecommenderNetwork
 from mmrec_model.privacy.bodies import RecordType
 from mmrec_model.privacy.ledger import Ledger
 from mmrec_model.privacy.noise import SYSTEM_SOURCE, GaussianNoise
@@ -213,7 +213,7 @@ def _made_up_model() -> Witnessed:
         torch.manual_seed(0)
         heads = dict.fromkeys(HEADS, 1.0)
         config = ModelConfig(hidden=3, trained_dims=4, heads=heads, ctr_scorer="deepfm", categories=_CATEGORIES)
-        model = MultimodalRecommender(config, dict.fromkeys(MODALITIES, _WIDTH))
+        model = RecommenderNetwork(config, dict.fromkeys(MODALITIES, _WIDTH))
         with torch.no_grad():
             for weight in model.parameters():
                 weight.add_(0.3 * torch.randn(weight.shape))

@@ -182,6 +182,7 @@ def _plan_body(config: RunConfig, events: tuple[PrivacyEvent, ...], users: int) 
             "max_history": training.max_history,
             "negatives": training.negatives,
             **_clip_settings(privacy),
+            "scope": config.model.scope,
         },
         "adaptivity": "fixed",
         **{name: value if math.isfinite(value) else None for name, value in costs.items()},

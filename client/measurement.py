@@ -17,17 +17,19 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from client.training import global_model
 from mmrec_model.config import EvaluationConfig, RunConfig
 from mmrec_model.data.dataset import PartnerDataset
 from mmrec_model.evaluation.ranking import Ints, RankingTask, per_user, ranks
 from mmrec_model.model.items import Items
-from mmrec_model.model.scoring import score_catalogue
+from mmrec_model.model.scoring import encode_catalogue, score_catalogue
 from mmrec_model.privacy.noise import GaussianNoise
 from mmrec_model.protocol import Arrays
 
-HistoryScorer: TypeAlias = Callable[[Sequence[Ints]], npt.NDArray[np.float32]]
+HistoryScorer: TypeAlias = Callable[[Ints, Sequence[Ints]], npt.NDArray[np.float32]]
+"""From the rows of B users and their histories to scores [B, N]."""
 
 CHUNK = 256
 """Users whose scores over the catalogue are held in memory at once."""
@@ -39,7 +41,14 @@ def sensitivity(evaluation: EvaluationConfig) -> float:
 
 
 def measure(
-    config: RunConfig, catalogue: Items, dataset: PartnerDataset, state: Arrays, noise: GaussianNoise
+    config: RunConfig,
+    catalogue: Items,
+    dataset: PartnerDataset,
+    state: Arrays,
+    noise: GaussianNoise,
+    *,
+    encoder_source: str | None = None,
+    own: Items | None = None,
 ) -> npt.NDArray[np.float32]:
     """Noised sums `[m + 1]`: the plan's metrics in their order, then the number of evaluated users.
 
@@ -49,17 +58,21 @@ def measure(
         dataset: the partner's users.
         state: the global arrays: the trained ones and `prior`.
         noise: source of the noise and of the draws that break ties.
+        encoder_source: where this machine has the text encoder, in a scope that trains it.
+        own: own media of the users `[U]`, in a run that reads them.
 
     Raises:
         ProtocolError: the state has no prior of one number per item.
         ModelError: the state does not fit the model.
+        EncoderError: the text encoder cannot be loaded.
     """
-    model, items = global_model(config, catalogue, state)
-    evaluation = config.evaluation
+    model, items = global_model(config, catalogue, state, encoder_source)
+    items, evaluation = encode_catalogue(model, items), config.evaluation
 
-    def score(histories: Sequence[Ints]) -> npt.NDArray[np.float32]:
+    def score(users: Ints, histories: Sequence[Ints]) -> npt.NDArray[np.float32]:
         # A score that is not a number would end the release, which would tell of the user: it counts as the worst.
-        scores_BN: npt.NDArray[np.float32] = score_catalogue(model, items, histories)
+        media = None if own is None else own.take(torch.from_numpy(users).unsqueeze(1))
+        scores_BN: npt.NDArray[np.float32] = score_catalogue(model, items, histories, media)
         scores_BN[np.isnan(scores_BN)] = -np.inf
         return scores_BN
 
@@ -77,7 +90,7 @@ def user_vectors(
     Args:
         evaluation: the metrics.
         dataset: the partner's U users.
-        score: from the histories of B users to scores [B, N], without NaN.
+        score: from B users and their histories to scores [B, N], without NaN.
         seed: of the draws that break ties.
     """
     evaluated = np.flatnonzero(dataset.val >= 0).astype(np.int64)
@@ -86,7 +99,7 @@ def user_vectors(
     histories = [history[history != target] for history, target in zip(histories, targets_E, strict=True)]
     n_items = len(dataset.catalogue)
     task = RankingTask.from_histories(histories, targets_E, n_items=n_items, luck_rows_U=evaluated)
-    found = ranks(lambda rows: score([histories[row] for row in rows]), task, seed=seed, chunk=CHUNK)
+    found = ranks(lambda rows: score(evaluated[rows], [histories[row] for row in rows]), task, seed=seed, chunk=CHUNK)
     vectors = np.zeros((len(dataset), len(evaluation.metrics) + 1))
     vectors[evaluated] = np.stack([*(per_user(found, name) for name in evaluation.metrics), np.ones(len(evaluated))], 1)
     return vectors

@@ -181,6 +181,25 @@ def check_code(policy: Policy, installed_code: str) -> None:
         )
 
 
+def check_encoder(config: RunConfig, installed: str | None) -> None:
+    """Whether the text encoder that a run tunes is the one whose token ids the installed bundle holds.
+
+    Args:
+        config: the run.
+        installed: digest of that encoder; None if the bundle holds no token ids.
+
+    Raises:
+        PolicyRefusal: it is another one.
+    """
+    tuned = config.model.text_encoder
+    if tuned is not None and tuned.digest != installed:
+        raise PolicyRefusal(
+            "encoder",
+            f"the run tunes text encoder {tuned.digest[:12]}, the bundle has tokens of {(installed or 'none')[:12]}",
+            remedy="Install a bundle that was built with this encoder and its tokens",
+        )
+
+
 def check_release(policy: Policy, release: str) -> None:
     """Whether this kind of output may leave at all.
 

@@ -28,7 +28,7 @@ from client.coordinator import Shown, confirm, show
 from client.measurement import measure
 from client.measurement import sensitivity as metrics_sensitivity
 from client.outbox import Finished
-from client.policy import check_metrics, check_release, check_run
+from client.policy import check_encoder, check_metrics, check_release, check_run
 from client.popularity import count_items, sensitivity
 from client.site import Site
 from client.training import train_round
@@ -43,6 +43,7 @@ from mmrec_model.errors import (
     ProtocolError,
 )
 from mmrec_model.model.recommender import build_model
+from mmrec_model.model.scope import trained_share
 from mmrec_model.privacy.events import NonPrivate, to_record
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.privacy.ledger import Ledger
@@ -103,13 +104,15 @@ def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answe
     _check_request(config, kind, request, arrays)
     with site.open_ledger() as ledger:
         challenge = confirm(ledger, kind, request)
+        check_encoder(config, site.bundle.tunable_encoder)
+        site.own_encoders(config.model)
         check_run(
             site.policy,
             config,
             users=site.config.users,
             installed_features=site.bundle.digest,
             installed_code=site.code_digest,
-            trained_weights=sum(weight.numel() for weight in build_model(config).trainable_state().values()),
+            trained_weights=trained_share(build_model(config, encoder_source=site.config.text_encoder)).trained,
         )
         site.check_features(ledger.history.keys.get("server"))
         made: Arrays = {}
@@ -197,9 +200,16 @@ def _make_popularity(site: Site, reserve: Record, config: RunConfig, _state: Arr
 def _make_update(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
     place = f"{reserve.text('run_id')}/{reserve.whole('round')}/{reserve.whole('attempt')}"
     noise = site.noise(f"train/{place}")
-    labels = site.dataset.labels(config.model.categories)
     trained = train_round(
-        config, site.items, site.dataset.train, state, users=site.config.users, noise=noise, labels=labels
+        config,
+        site.items,
+        site.dataset.train,
+        state,
+        users=site.config.users,
+        noise=noise,
+        encoder_source=site.config.text_encoder,
+        own=site.own_media(config.model),
+        labels=site.dataset.labels(config.model.categories),
     )
     event = committed_event(config, noise_multiplier=trained.noise_multiplier, steps=trained.steps)
     arrays = dict(trained.update)
@@ -216,7 +226,15 @@ def _make_update(site: Site, reserve: Record, config: RunConfig, state: Arrays) 
 def _make_metrics(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
     place = f"{reserve.text('run_id')}/{reserve.whole('round')}/{reserve.whole('attempt')}"
     noise = site.noise(f"evaluate/{place}")
-    sums = measure(config, site.items, site.dataset, state, noise)
+    sums = measure(
+        config,
+        site.items,
+        site.dataset,
+        state,
+        noise,
+        encoder_source=site.config.text_encoder,
+        own=site.own_media(config.model),
+    )
     event = committed_event(config, noise_multiplier=config.evaluation.noise_multiplier, steps=None)
     bound = None if isinstance(event, NonPrivate) else metrics_sensitivity(config.evaluation)
     return Finished({METRICS: sums}, event, 1, _rng(config, noise.source), bound)

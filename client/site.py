@@ -10,6 +10,7 @@ A site is a folder:
     ledger.jsonl   what was spent (`mmrec_model.privacy.ledger`)
     diary.jsonl    what this site did and how long it took; for the partner's own eyes
     outbox/        finished replies until their run ends (`client.outbox`)
+    profiles/      raw vectors of the users' own media, in a run that reads them; never leaves
     witness.npy    the noise block of the last committed round (`client.witness`)
 
 The same folder is used by a simulated and by a real partner. Beside `client.rotation`, the only module that knows
@@ -26,7 +27,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -38,14 +39,17 @@ from client.policy import Policy, read_policy
 from client.pricing import price_of_mechanisms
 from client.rotation import KEY, LEDGER, signing_key
 from mmrec_model.canonical import sha256_hex
-from mmrec_model.config import Count, Strict
+from mmrec_model.config import Count, ModelConfig, Strict, UserMedium
 from mmrec_model.config_reader import parse_config
 from mmrec_model.data.catalogue import Catalogue, open_catalogue
-from mmrec_model.data.dataset import PartnerDataset, open_partner
+from mmrec_model.data.dataset import PartnerDataset, open_partner, read_user_columns
+from mmrec_model.encoders.interface import Encoder
 from mmrec_model.errors import ConfigError
 from mmrec_model.features.bundle import FeatureBundle, open_bundle
+from mmrec_model.features.own_media import bundle_encoder, encode_own_media
 from mmrec_model.features.signature import check_signature
 from mmrec_model.model.items import Items
+from mmrec_model.model.texts import Texts
 from mmrec_model.privacy.keys import PublicKey, SigningKey
 from mmrec_model.privacy.ledger import Ledger
 from mmrec_model.privacy.merkle import MerkleTree
@@ -65,6 +69,9 @@ class SiteConfig(Strict):
         catalogue: folder with the shared `items` file.
         features: the feature bundle.
         users: the public number of users; fixed at enrolment, sets the divisor and the partner's weight.
+        text_encoder: where this site has the text encoder, for a run that tunes it or that reads the users' own texts:
+            `embedded`, or a local folder. A plan's own source is never followed here; its digest must fit.
+        image_encoder: likewise, for the users' own pictures.
         coordinator_key: the coordinator's public key, which enrolment writes into the ledger; from then on the key that
             the ledger names counts, and every request must be signed by it. None for a site without a coordinator.
         simulation_seed: makes noise reproducible, for simulations alone: who knows it can subtract the noise.
@@ -75,6 +82,8 @@ class SiteConfig(Strict):
     catalogue: str
     features: str
     users: Count
+    text_encoder: str = "embedded"
+    image_encoder: str = "embedded"
     coordinator_key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     simulation_seed: int | None = None
 
@@ -142,6 +151,36 @@ class Site:
     def items(self) -> Items:
         """The catalogue as tensors, shared by all sites of a process."""
         return _items(self._folder(self.config.features))
+
+    def own_encoders(self, model: ModelConfig) -> dict[UserMedium, Encoder]:
+        """The encoders of the users' own media that a model reads, verified; reads no user's data.
+
+        Raises:
+            EncoderError: one cannot be loaded.
+            FeatureError: one is not that of the installed bundle.
+        """
+        sources: dict[UserMedium, str] = {"text": self.config.text_encoder, "image": self.config.image_encoder}
+        return {name: bundle_encoder(self.bundle, name, sources[name]) for name in model.user_media}
+
+    def own_media(self, model: ModelConfig) -> Items | None:
+        """The users' own media `[U]` in the order of the data set, encoded here; None for a model that reads none.
+
+        Raises:
+            MmrecError: as `own_encoders`, or `users.*` cannot be used.
+        """
+        if not model.user_media:
+            return None
+        columns = read_user_columns(self._folder(self.config.data))
+        users, widths = self.dataset.user_ids, self.bundle.spec.dims
+        vectors = {name: np.zeros((len(users), width), np.float32) for name, width in widths.items()}
+        present_UM = np.zeros((len(users), len(vectors)), dtype=bool)
+        for name, encoder in self.own_encoders(model).items():
+            cells = [columns.get(user, {}).get(name, "") for user in users]
+            media = [Path(cell) if cell and name == "image" else cell for cell in cells]
+            vectors[name], present_UM[:, list(vectors).index(name)] = encode_own_media(
+                self._folder(self.config.features), name, encoder, media, store=self.root / "profiles"
+            )
+        return replace(Items.from_arrays(vectors, present_UM), encoded=True)
 
     @property
     def outbox(self) -> Path:
@@ -256,7 +295,7 @@ def _bundle(folder: Path) -> FeatureBundle:
 @lru_cache(maxsize=8)
 def _items(folder: Path) -> Items:
     bundle = _bundle(folder)
-    return Items.from_arrays(bundle.vectors, np.asarray(bundle.present_NM))
+    return Items.from_arrays(bundle.vectors, np.asarray(bundle.present_NM), texts=Texts.open(folder))
 
 
 @lru_cache(maxsize=1)

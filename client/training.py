@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from client.gradients import gradients_by_name
+from client.gradients.contract import trainable_parameters
 from client.private_step import StepFacts, StepPlan, private_step
 from mmrec_model.config import RankingLoss, RunConfig
 from mmrec_model.data.batches import draw_batch, draw_kept
@@ -29,7 +30,7 @@ from mmrec_model.model.heads.outcomes import Outcomes
 from mmrec_model.model.items import Items
 from mmrec_model.model.loss import HistoryBatch
 from mmrec_model.model.objective import user_losses
-from mmrec_model.model.recommender import MultimodalRecommender, build_model
+from mmrec_model.model.recommender import RecommenderNetwork, build_model
 from mmrec_model.privacy.clipping import clip_of
 from mmrec_model.privacy.noise import GaussianNoise
 from mmrec_model.privacy.witness import witness_size
@@ -68,6 +69,8 @@ def train_round(
     *,
     users: int,
     noise: GaussianNoise,
+    encoder_source: str | None = None,
+    own: Items | None = None,
     labels: Labels | None = None,
 ) -> TrainedRound:
     """Train `local_steps` private steps.
@@ -79,6 +82,8 @@ def train_round(
         state: the global arrays: the trained ones, `prior` and, with adaptive clipping, the round's `clip`.
         users: the public number of users, which sets the divisor.
         noise: source of sampling and noise.
+        encoder_source: where this machine has the text encoder, in a scope that trains it.
+        own: own media of the users `[U]`, in a run that reads them.
         labels: what the model's heads learn from, of the same users; None for a model without heads.
 
     Raises:
@@ -86,16 +91,17 @@ def train_round(
         ModelError: the state does not fit the model.
         PrivacyError: a step did not use the plan's clip, noise, rate or divisor, or left weights without noise.
     """
-    model, items = global_model(config, catalogue, state)
+    model, items = global_model(config, catalogue, state, encoder_source)
     before = {name: weight.clone() for name, weight in model.trainable_state().items()}
     training, plan = config.training, _step_plan(config, users, clip_of(config.privacy, state))
     witnessed = Witnessed(model, witness_size(config))
-    optimizer = torch.optim.SGD(witnessed.parameters(), lr=training.learning_rate)
+    trained = trainable_parameters(witnessed)
+    optimizer = torch.optim.SGD(trained, lr=training.learning_rate)
     loss, gradients = partial(user_loss, catalogue=items, kind=training.loss), gradients_by_name(GRADIENTS)
-    weights = sum(map(torch.numel, witnessed.parameters()))
+    weights = sum(map(torch.numel, trained))
     facts = []
     for _ in range(training.local_steps):
-        batches = _sample(config, histories, labels, noise)
+        batches = _sample(config, histories, labels, own, noise)
         metered = Metered(noise)
         facts.append(private_step(witnessed, optimizer, batches, loss, plan, metered, gradients))
         _require_planned(facts[-1], metered.drawn, plan, weights=weights)
@@ -137,7 +143,7 @@ def _mean_share(facts: list[StepFacts]) -> float | None:
 class Witnessed(nn.Module):
     """A model and, beside it, `size` weights that start at 0 and that nothing reads; none if `size` is 0."""
 
-    def __init__(self, model: MultimodalRecommender, size: int) -> None:
+    def __init__(self, model: RecommenderNetwork, size: int) -> None:
         super().__init__()
         self.model = model
         self.witness = nn.ParameterList([nn.Parameter(torch.zeros(size))] if size else [])
@@ -191,25 +197,30 @@ def _require_planned(facts: StepFacts, drawn: Mapping[float, int], plan: StepPla
         )
 
 
-def global_model(config: RunConfig, catalogue: Items, state: Arrays) -> tuple[MultimodalRecommender, Items]:
+def global_model(
+    config: RunConfig, catalogue: Items, state: Arrays, encoder_source: str | None = None
+) -> tuple[RecommenderNetwork, Items]:
     """The model of a global state, and the catalogue with the state's prior.
 
     Raises:
         ProtocolError: the state has no prior of one number per item.
         ModelError: the state does not fit the model.
+        EncoderError: the text encoder that the run tunes cannot be loaded from `encoder_source`.
     """
     prior = state.get(PRIOR)
     if prior is None or prior.shape != (config.features.items,):
         raise ProtocolError(
             f"the global state has no '{PRIOR}' of {config.features.items} items", remedy="Upgrade the older side"
         )
-    model = build_model(config)
+    model = build_model(config, encoder_source=encoder_source)
     model.load_trainable_state({name: torch.tensor(array) for name, array in trained_arrays(state).items()})
     model.train()
     return model, catalogue.with_prior(prior)
 
 
-def _sample(config: RunConfig, histories: Histories, labels: Labels | None, noise: GaussianNoise) -> list[HistoryBatch]:
+def _sample(
+    config: RunConfig, histories: Histories, labels: Labels | None, own: Items | None, noise: GaussianNoise
+) -> list[HistoryBatch]:
     training = config.training
     users = noise.poisson_sample(len(histories), training.sample_rate)
     if not len(users):
@@ -226,6 +237,7 @@ def _sample(config: RunConfig, histories: Histories, labels: Labels | None, nois
         modalities=modalities,
         modality_dropout=training.modality_dropout,
     )
+    media = None if own is None else own.take(torch.from_numpy(users).unsqueeze(1))
     outcomes = None
     if config.model.heads and labels is not None:
         rows = draw_feedback(labels.feedback, users, max_feedback=training.max_feedback, seed=noise.integer())
@@ -233,4 +245,4 @@ def _sample(config: RunConfig, histories: Histories, labels: Labels | None, nois
             rows.items_BF, users, modalities=modalities, modality_dropout=training.modality_dropout, seed=seed
         )
         outcomes = Outcomes.from_rows(rows, drawn.history_BK, labels.category_N, kept_BFM)
-    return HistoryBatch.from_users(drawn, outcomes).split(training.micro_batch)
+    return HistoryBatch.from_users(drawn, own=media, outcomes=outcomes).split(training.micro_batch)

@@ -6,14 +6,20 @@ key and the limit. `RunConfig` is public: it holds no statistic of any partner's
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmrec_model.canonical import canonical_json, sha256_hex
+from mmrec_model.config_rules import refuse_incomplete_heads, refuse_unread
 
 Modality = Literal["text", "image", "audio", "video"]
+Scope = Literal["head", "fusion", "lora", "top", "full"]
+"""Which part of the model a run trains; see `mmrec_model.model.scope`."""
+Tower = Literal["attention", "sequence"]
+UserMedium = Literal["text", "image"]
+ENCODER_SCOPES: tuple[Scope, ...] = ("lora", "top", "full")
+"""The scopes in which a text encoder is part of the model."""
 MODALITIES: tuple[Modality, ...] = ("text", "image", "audio", "video")
 """All modalities, in the order of every modality axis of the system."""
 
@@ -128,6 +134,24 @@ class FeatureSpec(Strict):
     dims: dict[Modality, Count]
 
 
+class TunedTextConfig(Strict):
+    """The text encoder that is part of the model, in the scopes that train it.
+
+    Attributes:
+        source: where the coordinator has it, as in `EncoderConfig`; a site loads from its own place.
+        digest: of the encoder, as in the manifest of the feature bundle; every side must have this one.
+        max_tokens: tokens kept of a text, as in `EncoderConfig`.
+        rank: of the adapters of scope `lora`.
+        layers: how many of the last layers scope `top` trains.
+    """
+
+    source: str = "embedded"
+    digest: Digest
+    max_tokens: Annotated[int, Field(ge=8, le=8192)] = 256
+    rank: Annotated[int, Field(ge=1, le=256)] = 4
+    layers: Count = 1
+
+
 class ModelConfig(Strict):
     """The recommender.
 
@@ -147,6 +171,13 @@ class ModelConfig(Strict):
             as a start of weights that are computed from a user's own history and never leave it.
         decision_temperature: how far weights `local` to a user stay near the public ones.
         decision_votes: items that each scorer votes for under the rule `vote`.
+        tower: how a history becomes a user vector: pooled by `attention`, where order does not count, or read as a
+            `sequence` by causal self-attention.
+        positions: places of a history that the sequence tower tells apart.
+        user_media: media of the users themselves (`users.*`) that enter the user tower; encoded where the user is,
+            they never leave. A user without them is one without a profile.
+        scope: which weights are trained, travel and are paid for (`mmrec_model.model.scope`).
+        text_encoder: the encoder that scopes `lora`, `top` and `full` train; null in the other scopes.
         heads: what else is learned beside the ranking, and the weight of its loss in a user's loss; empty for none.
         cvr_loss: `conditional` learns conversions on clicked rows alone; `esmm` learns pCTR * pCVR on all shown rows,
             which needs the head `ctr`.
@@ -170,6 +201,11 @@ class ModelConfig(Strict):
     decision_weights: Literal["public", "learned", "local"] = "learned"
     decision_temperature: Positive = 0.1
     decision_votes: Count = 20
+    tower: Tower = "attention"
+    positions: Count = 32
+    user_media: tuple[UserMedium, ...] = ()
+    scope: Scope = "fusion"
+    text_encoder: TunedTextConfig | None = None
     heads: dict[HeadName, Positive] = {}
     cvr_loss: Literal["conditional", "esmm"] = "conditional"
     ctr_scorer: Literal["bilinear", "deepfm"] = "bilinear"
@@ -178,47 +214,14 @@ class ModelConfig(Strict):
     categories: Annotated[tuple[str, ...], Field(max_length=4096)] = ()
 
     @model_validator(mode="after")
-    def _every_setting_is_read(self) -> Self:
-        """Refuse a value that would do nothing, and a width that the heads do not divide."""
-        fields = type(self).model_fields
-        for name, readers in _READ_BY.items():
-            value = getattr(self, name)
-            if value != fields[name].default and self.fusion not in readers:
-                raise ValueError(f"{name} is {value!r}, and fusion {self.fusion!r} does not read it; {readers} do")
-        for name, (reader, needed) in _READ_WITH.items():
-            value = getattr(self, name)
-            if value != fields[name].default and getattr(self, reader) != needed:
-                raise ValueError(f"{name} is {value!r}, and is read only where {reader} is {needed!r}")
-        if self.fusion in _READ_BY["fusion_heads"] and self.hidden % self.fusion_heads:
-            raise ValueError(f"hidden {self.hidden} is no multiple of fusion_heads {self.fusion_heads}")
-        if self.modalities is not None and len(set(self.modalities)) < len(self.modalities):
-            raise ValueError(f"modalities {list(self.modalities)} name one of them twice")
+    def _settings_agree(self) -> Self:
+        refuse_unread(self)
+        if (self.scope in ENCODER_SCOPES) != (self.text_encoder is not None):
+            raise ValueError(
+                f"scope {self.scope!r} {'needs a' if self.text_encoder is None else 'has no'} text_encoder"
+            )
+        refuse_incomplete_heads(self)
         return self
-
-    @model_validator(mode="after")
-    def _heads_have_what_they_need(self) -> Self:
-        if self.cvr_loss == "esmm" and not {"ctr", "cvr"} <= set(self.heads):
-            raise ValueError("cvr_loss 'esmm' needs the heads 'ctr' and 'cvr'")
-        if self.ctr_scorer == "deepfm" and "ctr" not in self.heads:
-            raise ValueError("ctr_scorer 'deepfm' needs the head 'ctr'")
-        if "category" in self.heads and len(self.categories) < 2:
-            raise ValueError("the head 'category' needs at least 2 names in categories")
-        if len(set(self.categories)) != len(self.categories):
-            raise ValueError("categories has a name twice")
-        if not -math.inf < self.rating_scale[0] < self.rating_scale[1] < math.inf:
-            raise ValueError("rating_scale must be a finite lowest rating below a finite highest one")
-        if set(self.base_rates) != {"ctr", "cvr"}:
-            raise ValueError("base_rates needs exactly 'ctr' and 'cvr'")
-        return self
-
-
-_READ_BY: dict[str, tuple[FusionName, ...]] = {
-    "fusion_layers": ("concat", "transformer"),
-    "fusion_heads": ("cross_attention", "transformer"),
-    "decision_rule": ("decision",),
-    "decision_weights": ("decision",),
-}
-_READ_WITH = {"decision_temperature": ("decision_weights", "local"), "decision_votes": ("decision_rule", "vote")}
 
 
 class TrainingConfig(Strict):
@@ -392,6 +395,23 @@ class RunConfig(Strict):
     def evaluated_rounds(self) -> tuple[int, ...]:
         """The rounds after which metrics are released; one more than the last is the exported state."""
         return self.evaluation.releases(self.training.rounds)
+
+    @model_validator(mode="after")
+    def _user_media_have_features(self) -> Self:
+        absent = sorted(set(self.model.user_media) - set(self.model_dims))
+        if absent:
+            raise ValueError(
+                f"user_media {absent} are not among the media that the model reads, {sorted(self.model_dims)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _histories_fit(self) -> Self:
+        if self.model.tower == "sequence" and self.training.max_history > self.model.positions:
+            raise ValueError(
+                f"max_history is {self.training.max_history}, the sequence tower has {self.model.positions} positions"
+            )
+        return self
 
     @property
     def digest(self) -> str:

@@ -118,6 +118,8 @@ def _train(
         timeout=config.round_timeout,
     )
     final = store.averaged(strategy.snapshot, config.training.averaged_share)
+    if store.left_out:
+        journal.write("averaged", round=final.round, left_out=store.left_out)
     evaluate(final, final.round + 1)
     return final
 

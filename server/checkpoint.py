@@ -72,11 +72,13 @@ class CheckpointStore:
         folder: where they lie.
         plan_digest: digest of the run's configuration; snapshots of another plan are refused.
         damaged: files that `newest` passed over, with the reason.
+        left_out: rounds whose snapshots `averaged` left out, with the reason.
     """
 
     folder: Path
     plan_digest: str
     damaged: list[str] = field(default_factory=list)
+    left_out: dict[int, str] = field(default_factory=dict)
 
     def save(self, snapshot: Snapshot, facts: Mapping[str, Any]) -> None:
         """Write `snapshot`; `facts` are kept beside it as they are."""
@@ -121,7 +123,7 @@ class CheckpointStore:
     def averaged(self, snapshot: Snapshot, share: float) -> Snapshot:
         """`snapshot` with the mean of the last rounds' states and without clip: free post-processing, less noise.
 
-        Polyak and Juditsky (1992). A damaged snapshot on the way is left out.
+        Polyak and Juditsky (1992). A damaged snapshot on the way is left out, and named in `left_out`.
 
         Args:
             snapshot: the last one of the run.
@@ -133,7 +135,7 @@ class CheckpointStore:
             try:
                 states.append(self.load(round_)[0].state)
             except ModelError as error:
-                self.damaged.append(error.problem)
+                self.left_out[round_] = error.problem
         mean: Arrays = {
             name: np.stack([state[name] for state in states]).mean(axis=0, dtype=np.float64).astype(np.float32)
             for name in snapshot.state

@@ -21,8 +21,8 @@ from mmrec_model.evaluation.baselines import EASE, MAX_ITEMS, Csr, ItemKNN, Popu
 from mmrec_model.evaluation.ranking import RankingTask, Ranks, Scorer, ranking_metrics, ranks
 from mmrec_model.evaluation.ranking import standard_errors as standard_errors_of
 from mmrec_model.model.items import Items
-from mmrec_model.model.recommender import MultimodalRecommender, build_model
-from mmrec_model.model.scoring import score_catalogue
+from mmrec_model.model.recommender import RecommenderNetwork, build_model
+from mmrec_model.model.scoring import encode_catalogue, score_catalogue
 from mmrec_model.protocol import PRIOR, Arrays, trained_arrays
 from simulations.run_record import Metrics
 
@@ -63,9 +63,10 @@ class Panel:
         """Rank every user's held-out item."""
         return ranks(scores, self.task, seed=_TIES_SEED)
 
-    def model_scorer(self, model: MultimodalRecommender, catalogue: Items) -> Scorer:
+    def model_scorer(self, model: RecommenderNetwork, catalogue: Items) -> Scorer:
         """The model on the panel's histories."""
-        return lambda users: score_catalogue(model, catalogue, [self.histories[user] for user in users])
+        read = encode_catalogue(model, catalogue)
+        return lambda users: score_catalogue(model, read, [self.histories[user] for user in users])
 
 
 def panel_of(datasets: Sequence[PartnerDataset], part: Part) -> Panel:
@@ -105,7 +106,7 @@ def model_ranks(config: RunConfig, items: Items, panel: Panel, state: Arrays) ->
     return panel.rank(panel.model_scorer(trained_model(config, state), items.with_prior(state[PRIOR])))
 
 
-def trained_model(config: RunConfig, state: Arrays) -> MultimodalRecommender:
+def trained_model(config: RunConfig, state: Arrays) -> RecommenderNetwork:
     """The model of a run with the trained arrays of a global state."""
     model = build_model(config)
     model.load_trainable_state({name: torch.from_numpy(array) for name, array in trained_arrays(state).items()})
@@ -121,7 +122,7 @@ def baseline_ranks(panel: Panel) -> dict[str, Ranks]:
     return found
 
 
-def floor_ranks(panel: Panel, untrained: MultimodalRecommender, catalogue: Items) -> dict[str, Ranks]:
+def floor_ranks(panel: Panel, untrained: RecommenderNetwork, catalogue: Items) -> dict[str, Ranks]:
     """What costs nothing, or one small release: a trained model has to beat the best of these.
 
     Args:

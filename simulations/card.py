@@ -37,6 +37,10 @@ Trained on {record.data.name}: {record.data.users} users of {record.data.partner
 | this model | {record.metrics.recall_at_10:.4f} | {record.metrics.ndcg_at_10:.4f} |
 | best floor ({record.verdict.best_floor}) | {best.recall_at_10:.4f} | {best.ndcg_at_10:.4f} |
 
+## Trained
+
+Scope {record.model.scope}: {record.model.trained_weights} of {record.model.weights} weights.
+
 ## Features
 
 {modalities}

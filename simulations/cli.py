@@ -13,9 +13,7 @@ from mmrec_model.config import HEADS, EvaluationConfig, TrainingConfig
 from simulations import options
 
 EMBEDDED = "embedded synthetic set"
-NOT_IN_SCENARIOS = frozenset(
-    {"fusion", "heads", "loss", "evaluate_every", "evaluate_final", "engine", "prepare", "finish"}
-)
+NOT_IN_SCENARIOS = frozenset({"fusion", "heads", "evaluate_every", "evaluate_final", "engine", "prepare", "finish"})
 
 
 def register(app: typer.Typer) -> None:
@@ -39,6 +37,8 @@ def simulate(  # noqa: PLR0917 - one argument per option
     loss: options.Loss = "sampled_softmax",
     evaluate_every: options.EvaluateEvery = 0,
     evaluate_final: options.EvaluateFinal = False,
+    scope: options.Scope = "fusion",
+    tower: options.Tower = "attention",
     engine: options.Engine = "loopback",
     scenario: options.Scenario = None,
     only: options.Only = None,
@@ -52,13 +52,12 @@ def simulate(  # noqa: PLR0917 - one argument per option
     weights = _weights(heads)
     given = {name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
     _check_scenario(given)
+    training = TrainingConfig(rounds=rounds, loss=loss)
     if scenario is not None:
         from simulations.scenarios import command  # noqa: PLC0415
         from simulations.workspace import Recipe  # noqa: PLC0415
 
-        base = Recipe(
-            data or out, out.resolve(), epsilon, delta, seed, TrainingConfig(), silo, partners, clipping=clipping
-        )
+        base = Recipe(data or out, out.resolve(), epsilon, delta, seed, training, silo, partners, clipping=clipping)
         command.run(
             scenario,
             base,
@@ -90,12 +89,13 @@ def simulate(  # noqa: PLR0917 - one argument per option
                 epsilon,
                 delta,
                 seed,
-                TrainingConfig(rounds=rounds, loss=loss),
+                training,
                 silo,
                 partners,
                 clipping=clipping,
-                model=workspace.model_with_heads(source, weights, fusion),
+                model=workspace.model_with_heads(source, weights, fusion, tower),
                 evaluation=EvaluationConfig(every=evaluate_every, final=evaluate_final),
+                scope=scope,
             )
             prepared = federation.prepare(recipe, bars, watch)
             if prepare:
@@ -117,6 +117,15 @@ def _check(epsilon: float, delta: float, silo: str | None, partners: int | None,
         raise typer.BadParameter("adaptive clipping counts users at a price", param_hint="--clipping, --epsilon inf")
 
 
+def _check_scenario(given: set[str]) -> None:
+    """Refuse options that would do nothing."""
+    unread = given & ({"only", "seeds"} if "scenario" not in given else NOT_IN_SCENARIOS)
+    if unread:
+        reason = "a scenario sets or has none of it" if "scenario" in given else "is read with --scenario alone"
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unread))
+        raise typer.BadParameter(reason, param_hint=names)
+
+
 def _weights(heads: str) -> dict[str, float]:
     """`ctr,cvr=0.5` as weights by name."""
     weights: dict[str, float] = {}
@@ -133,14 +142,6 @@ def _weights(heads: str) -> dict[str, float]:
             )
         weights[name] = weight
     return weights
-
-
-def _check_scenario(given: set[str]) -> None:
-    """Refuse options that would do nothing."""
-    without = {"only", "seeds"} if "scenario" not in given else NOT_IN_SCENARIOS
-    if unread := sorted(given & without):
-        reason = "a scenario sets or has none of it" if "scenario" in given else "is read with --scenario alone"
-        raise typer.BadParameter(reason, param_hint=", ".join(f"--{name.replace('_', '-')}" for name in unread))
 
 
 def _name(data: Path | None) -> str:

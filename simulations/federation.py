@@ -26,6 +26,7 @@ from simulations.assessment import Panel, panel_of
 from simulations.card import write_card
 from simulations.flower_door import run_with_flower
 from simulations.loopback import run_loopback
+from simulations.notes import notes
 from simulations.partition import catalogue_of
 from simulations.progress import Progress
 from simulations.record import Outcome, build_record, final_state
@@ -131,6 +132,8 @@ def finish(prepared: Prepared, command: str, name: str, progress: Progress, watc
         record = build_record(outcome, panels["val"], panels["test"], progress)
     out = prepared.recipe.out
     record = record.model_copy(update={"seconds": dict(watch.seconds), "wall_seconds": watch.total})
+    told = notes(outcome.coordinator, record, rounds=prepared.config.training.rounds)
+    record = record.model_copy(update={"notes": told})
     save_model(out / "model", prepared.config, final_state(out), card=write_card(record))
     write_run(record, out)
     write_report(as_json(record), out)

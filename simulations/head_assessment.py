@@ -21,7 +21,7 @@ from mmrec_model.errors import DataError
 from mmrec_model.evaluation import classification
 from mmrec_model.model.heads.prediction import predict_categories, predict_rows
 from mmrec_model.model.items import Items
-from mmrec_model.model.recommender import MultimodalRecommender
+from mmrec_model.model.recommender import RecommenderNetwork
 from simulations.assessment import Panel
 from simulations.run_record import HeadRecord
 
@@ -40,7 +40,7 @@ class Judged:
 
 
 def assess_heads(
-    datasets: Sequence[PartnerDataset], test: Panel, model: MultimodalRecommender, catalogue: Items
+    datasets: Sequence[PartnerDataset], test: Panel, model: RecommenderNetwork, catalogue: Items
 ) -> dict[HeadName, HeadRecord]:
     """Figures of every head of the model that has rows to judge.
 
@@ -63,7 +63,7 @@ def assess_heads(
 
 
 def _judge(
-    datasets: Sequence[PartnerDataset], model: MultimodalRecommender, catalogue: Items, category_N: Ints
+    datasets: Sequence[PartnerDataset], model: RecommenderNetwork, catalogue: Items, category_N: Ints
 ) -> dict[HeadName, Judged]:
     low, high = model.config.rating_scale
     found: dict[HeadName, list[Judged]] = {}
@@ -138,7 +138,7 @@ def _rating(judged: Judged, constant: float) -> HeadRecord:
     )
 
 
-def _category(test: Panel, model: MultimodalRecommender, catalogue: Items, category_N: Ints) -> HeadRecord:
+def _category(test: Panel, model: RecommenderNetwork, catalogue: Items, category_N: Ints) -> HeadRecord:
     target_U = category_N[test.task.targets_U]
     users = np.flatnonzero(target_U >= 0)
     parts = []

@@ -27,6 +27,13 @@ Fusion = Annotated[FusionName, typer.Option(help="How the modalities of an item 
 Heads = Annotated[
     str, typer.Option(help="Learn these beside the ranking: ctr, cvr, rating, category; ctr=0.5 weighs a loss.")
 ]
+Scope = Annotated[
+    Literal["head", "fusion", "lora", "top", "full"],
+    typer.Option(help="What is trained; lora, top and full train the text encoder too, which is slow."),
+]
+Tower = Annotated[
+    Literal["attention", "sequence"], typer.Option(help="How a user's history is read: as a set, or in order.")
+]
 Loss = Annotated[RankingLoss, typer.Option(help="How the ranking is learned.")]
 EvaluateEvery = Annotated[
     int, typer.Option(min=0, help="Release noised validation metrics after every n-th round, priced; 0: never.")
@@ -35,11 +42,11 @@ EvaluateFinal = Annotated[bool, typer.Option("--evaluate-final", help="Release t
 Engine = Annotated[
     Literal["loopback", "flower"], typer.Option(help="In this process, or Flower's own simulation with Ray.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")]
-Prepare = Annotated[bool, typer.Option("--prepare", help="Stop before training, for `flwr run`.")]
-Finish = Annotated[bool, typer.Option("--finish", help="Assess and report a folder that was trained.")]
 Scenario = Annotated[
     str | None, typer.Option(help="Run a named grid of small federations instead (docs/scenarios.md).")
 ]
 Only = Annotated[list[str] | None, typer.Option(help="Cells of the scenario to run, AXIS=VALUE,VALUE; once per axis.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Repeat the scenario's cells with this many seeds.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")]
+Prepare = Annotated[bool, typer.Option("--prepare", help="Stop before training, for `flwr run`.")]
+Finish = Annotated[bool, typer.Option("--finish", help="Assess and report a folder that was trained.")]

@@ -18,9 +18,12 @@ from safetensors.numpy import load
 from client.pricing import price
 from client.site import DIARY, Site
 from mmrec_model.config import RunConfig
+from mmrec_model.errors import ModelError
 from mmrec_model.evaluation.ranking import Ranks, chance_level, paired_difference
 from mmrec_model.features.bundle import FeatureBundle
-from mmrec_model.model.recommender import build_model
+from mmrec_model.model.recommender import RecommenderNetwork, build_model
+from mmrec_model.model.scope import trained_share
+from mmrec_model.model.scoring import encode_catalogue
 from mmrec_model.planning import evaluation_event, plan_events, popularity_event, training_event
 from mmrec_model.privacy.accounting import epsilon
 from mmrec_model.privacy.events import PrivacyEvent, Relation, from_record, merge, to_record
@@ -50,6 +53,7 @@ from simulations.run_record import (
     FeatureFacts,
     Metrics,
     ModalityFacts,
+    ModelFacts,
     PartnerRecord,
     PrivacyRecord,
     RoundRecord,
@@ -105,7 +109,8 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
     items = outcome.sites[0].items
     progress("assessing", 0, 2)
     found = model_ranks(outcome.config, items, test, state)
-    floors = floor_ranks(test, build_model(outcome.config), items.with_prior(state[PRIOR]))
+    untrained, trained = build_model(outcome.config), trained_model(outcome.config, state)
+    floors = floor_ranks(test, untrained, items.with_prior(state[PRIOR]))
     progress("assessing", 1, 2)
     baselines = baseline_ranks(test)
     progress("assessing", 2, 2)
@@ -115,6 +120,7 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
         config=outcome.config.model_dump(mode="json"),
         data=_data(outcome),
         features=_features(outcome.bundle),
+        model=_trained_part(outcome.config, untrained),
         partners=_partners(outcome, test, found, floors),
         metrics=metrics(found),
         standard_errors=errors(found),
@@ -127,8 +133,8 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
         heads=assess_heads(
             [site.dataset for site in outcome.sites],
             test,
-            trained_model(outcome.config, state),
-            items.with_prior(state[PRIOR]),
+            trained,
+            encode_catalogue(trained, items.with_prior(state[PRIOR])),
         ),
         rounds=_rounds(outcome, validation.sample(CURVE_USERS, outcome.config.seed), progress),
         evaluations=evaluation_records(
@@ -182,6 +188,11 @@ def _features(bundle: FeatureBundle) -> FeatureFacts:
             missing=entry["missing"] + entry["corrupt"],
         )
     return FeatureFacts(digest=bundle.digest, modalities=facts, encoded_now=bundle.encoded)
+
+
+def _trained_part(config: RunConfig, model: RecommenderNetwork) -> ModelFacts:
+    share = trained_share(model)
+    return ModelFacts(scope=config.model.scope, trained_weights=share.trained, weights=share.weights)
 
 
 def _partners(outcome: Outcome, test: Panel, found: Ranks, floors: Mapping[str, Ranks]) -> list[PartnerRecord]:
@@ -245,7 +256,10 @@ def _rounds(outcome: Outcome, panel: Panel, progress: Progress) -> list[RoundRec
     records = []
     last = outcome.config.training.rounds
     for round_ in range(last + 1):
-        snapshot, facts = store.load(round_)
+        try:
+            snapshot, facts = store.load(round_)
+        except ModelError:
+            continue  # `simulations.notes` says so
         records.append(
             RoundRecord(
                 round=round_,

@@ -80,6 +80,14 @@ class FeatureFacts(Strict):
     encoded_now: Natural
 
 
+class ModelFacts(Strict):
+    """What was trained: the scope, the weights in it, and all weights of the model."""
+
+    scope: str
+    trained_weights: Natural
+    weights: Natural
+
+
 class PartnerRecord(Strict):
     """One partner.
 
@@ -184,6 +192,7 @@ class RunRecord(Strict):
     config: dict[str, JsonValue]
     data: DataFacts
     features: FeatureFacts
+    model: ModelFacts
     partners: list[PartnerRecord]
     metrics: Metrics
     standard_errors: Metrics
@@ -199,6 +208,7 @@ class RunRecord(Strict):
     seconds: dict[str, Amount]
     privacy: PrivacyRecord
     wall_seconds: Amount
+    notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:

@@ -22,6 +22,7 @@ from typing import Literal
 from client.policy import Policy
 from client.site import Site, SiteConfig, enrol
 from mmrec_model.config import (
+    ENCODER_SCOPES,
     EncoderConfig,
     EvaluationConfig,
     FusionName,
@@ -29,8 +30,11 @@ from mmrec_model.config import (
     ModelConfig,
     PrivacyConfig,
     RunConfig,
+    Scope,
+    Tower,
     TrainingConfig,
     TransformConfig,
+    TunedTextConfig,
 )
 from mmrec_model.config_reader import parse_config
 from mmrec_model.data.catalogue import open_catalogue
@@ -80,6 +84,7 @@ class Recipe:
         evaluation: metrics that the partners release; its noise is planned.
         hidden: share of the media that are hidden from the encoders (`simulations.hiding`).
         features: folder of the feature bundle; None for `features` of the workspace.
+        scope: which weights are trained; those of `model` but for the encoder that it may need.
     """
 
     data: Path
@@ -97,6 +102,7 @@ class Recipe:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     hidden: float = 0.0
     features: Path | None = None
+    scope: Scope = "fusion"
 
     @property
     def bundle_folder(self) -> Path:
@@ -122,22 +128,25 @@ def claim(out: Path, *, overwrite: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
 
-def model_with_heads(data: Path, heads: Mapping[str, float], fusion: FusionName = "attention") -> ModelConfig:
-    """The default model with this fusion, these heads and their loss weights.
+def model_with_heads(
+    data: Path, heads: Mapping[str, float], fusion: FusionName = "attention", tower: Tower = "attention"
+) -> ModelConfig:
+    """The default model with this fusion and tower, these heads and their loss weights.
 
     Args:
         data: partner-format folder, whose catalogue names the categories; read only for the head `category`.
-        fusion: how the modalities of an item are fused.
         heads: loss weights by name.
+        fusion: how the modalities of an item are fused.
+        tower: how a history becomes a user vector.
 
     Raises:
         ConfigError: no such head, a weight that is not above 0, or fewer than two categories for that head.
         DataError: the catalogue cannot be read.
     """
-    values: dict[str, object] = {"fusion": fusion, "heads": dict(heads)}
+    values: dict[str, object] = {"fusion": fusion, "tower": tower, "heads": dict(heads)}
     if "category" in heads:
         values["categories"] = list(category_vocabulary(open_catalogue(data).categories))
-    return parse_config(ModelConfig, values, source="the heads")
+    return parse_config(ModelConfig, values, source="the model")
 
 
 def divide(recipe: Recipe) -> Groups:
@@ -164,6 +173,7 @@ def encode(recipe: Recipe, progress: Progress | None = None) -> FeatureBundle:
         encoders=recipe.encoders,
         transform=TransformConfig(),
         store=vector_store(),
+        tokens=recipe.scope in ENCODER_SCOPES,
         progress=progress,
     )
 
@@ -184,7 +194,7 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
         run_id=RUN_ID,
         seed=recipe.seed,
         features=bundle.spec,
-        model=recipe.model.model_copy(update={"modality_weights": _public_weights(recipe.model, bundle)}),
+        model=_model(recipe, bundle),
         training=recipe.training,
         privacy=privacy,
         evaluation=evaluation,
@@ -211,6 +221,19 @@ def _calibrated(
     return planned, private_plan(epsilon, delta, training, evaluation=planned)
 
 
+def _model(recipe: Recipe, bundle: FeatureBundle) -> ModelConfig:
+    """The recipe's model with public weights, its scope, and the text encoder that the scope trains."""
+    changes: dict[str, object] = {"modality_weights": _public_weights(recipe.model, bundle), "scope": recipe.scope}
+    text, digest = _text_encoder(recipe), bundle.tunable_encoder
+    if text is not None and digest is not None:
+        changes["text_encoder"] = TunedTextConfig(source=text.source, digest=digest, max_tokens=text.max_tokens)
+    return ModelConfig.model_validate(dict(recipe.model) | changes)
+
+
+def _text_encoder(recipe: Recipe) -> EncoderConfig | None:
+    return next((encoder for encoder in recipe.encoders if encoder.modality == "text"), None)
+
+
 def _public_weights(model: ModelConfig, bundle: FeatureBundle) -> dict[Modality, float]:
     """The model's weight of each modality times the share of the catalogue that has it: both are public."""
     given: Mapping[Modality, float] = model.modality_weights
@@ -225,7 +248,7 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
     """
     folders = write_sites(recipe.data, recipe.out, groups)
     private = config.privacy.mechanism != "none"
-    catalogue = open_catalogue(recipe.data)
+    catalogue, text = open_catalogue(recipe.data), _text_encoder(recipe)
     releases = len(config.evaluated_rounds)
     policy = Policy(
         max_epsilon=config.privacy.epsilon or 1.0,
@@ -237,6 +260,7 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
         allowed_metrics=config.evaluation.metrics if releases else (),
         min_metric_noise_multiplier=config.evaluation.noise_multiplier,
         max_metric_releases=max(1, releases),
+        max_trained_weights=sum(array.size for array in initial_state(config).values()),
         allow_without_privacy=not private,
     )
     coordinator = recipe.out / "coordinator"
@@ -250,6 +274,7 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
                 catalogue=str(recipe.data.resolve()),
                 features="../../features" if recipe.features is None else str(recipe.features.resolve()),
                 users=len(open_partner(folder, catalogue=catalogue)),
+                text_encoder="embedded" if text is None else text.source,
                 coordinator_key=key.public.hexadecimal,
                 simulation_seed=recipe.seed,
             ),

@@ -84,10 +84,21 @@ class TextEncoder:
         longest = tokenizer.tokenize(["text " * tokenizer.limit])[0] or [1]
         self.dim = self._vectors([longest]).shape[1]
 
+    @property
+    def network(self) -> nn.Module:
+        """The transformer, frozen, without its pooling."""
+        return self._network.network
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, as `encode` reads it; none of a text without any."""
+        stripped = [text.strip() for text in texts]
+        found = self._tokenizer.tokenize(stripped) if stripped else []
+        return [ids if text else [] for text, ids in zip(stripped, found, strict=True)]
+
     def encode(self, inputs: Sequence[str | Path]) -> tuple[Vectors, Mask]:
         """Texts to float32 [n, dim] and bool [n]; see `Encoder.encode`."""
-        tokens = self._tokenizer.tokenize([str(text).strip() for text in inputs]) if inputs else []
-        ok = np.array([bool(str(text).strip()) and bool(ids) for text, ids in zip(inputs, tokens, strict=True)], bool)
+        tokens = self.tokens([str(text) for text in inputs])
+        ok = np.array([bool(ids) for ids in tokens], bool)
         vectors = np.zeros((len(inputs), self.dim), dtype=np.float32)
         order = sorted(np.flatnonzero(ok).tolist(), key=lambda row: len(tokens[row]))
         for start in range(0, len(order), self._batch_size):

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ from mmrec_model.encoders.words import words_of
 from mmrec_model.errors import FeatureError
 from mmrec_model.features.folder import (
     IMPUTATION,
+    TOKENS,
     FeatureBundle,
     encoder_file,
     encoder_folder,
@@ -41,6 +42,7 @@ from mmrec_model.features.folder import (
     npy_bytes,
     open_bundle,
     open_transform,
+    tokens_bytes,
     transform_bytes,
     transform_file,
     vectors_file,
@@ -84,6 +86,14 @@ class Items(Protocol):
         """One path or None per item, for "image", "audio" and "video"."""
 
 
+@runtime_checkable
+class TokenEncoder(Protocol):
+    """An encoder that reads texts as token ids."""
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text."""
+
+
 @dataclass(frozen=True)
 class _Encoded(Encoded):
     """Raw vectors of one modality, one row per item, and where they come from."""
@@ -111,6 +121,7 @@ def build_bundle(
     encoders: Sequence[EncoderConfig],
     transform: TransformConfig,
     store: Path,
+    tokens: bool = False,
     progress: Progress | None = None,
     signing_key: SigningKey | None = None,
 ) -> FeatureBundle:
@@ -122,12 +133,14 @@ def build_bundle(
         encoders: at most one per modality; media without an encoder are left out.
         transform: how raw vectors become final ones.
         store: root of the content-addressed raw vectors.
+        tokens: also keep the token ids of the texts, which a run that tunes the text encoder reads.
         progress: called with (modality, settled inputs, all inputs of the modality, unreadable ones among the settled).
         signing_key: the coordinator's, which signs the manifest; None for a bundle without a signature.
 
     Raises:
         EncoderError: an encoder cannot be loaded.
-        FeatureError: two encoders for one modality, no item with anything to encode, or an unusable folder.
+        FeatureError: two encoders for one modality, no item with anything to encode, an unusable folder, or tokens of
+            a catalogue or an encoder that has none.
     """
     results = _encode_all(catalogue, _by_modality(encoders), FeatureStore(store), progress)
     kept = {modality: result for modality, result in results.items() if result.present_N.any()}
@@ -142,6 +155,8 @@ def build_bundle(
     assessed = assess(kept, vectors, present_NM, catalogue.item_ids, transform)
     estimates = _estimate(assessed.vectors, assessed.present_NM, transform)
     files = {"items.json": canonical_json(list(catalogue.item_ids)), **_files(kept, fits, estimates)}
+    if tokens:
+        files[TOKENS] = _tokens(catalogue, kept.get("text"))
     accounts: dict[str, JsonValue] = {
         name: _account(result, fits.get(name), catalogue.item_ids) for name, result in results.items()
     }
@@ -255,6 +270,18 @@ def _encode(
     present_N = np.zeros(len(inputs), dtype=bool)
     present_N[given_N] = ok
     return _Encoded(inputs, raw_ND, present_N, encoder, given_N & ~present_N, encoded)
+
+
+def _tokens(catalogue: Items, result: _Encoded | None) -> bytes:
+    """The token ids of every item's text, as the encoder that made its vector reads them."""
+    encoder: object = None if result is None else result.encoder
+    if not isinstance(encoder, TokenEncoder):
+        lacking = "a catalogue without texts" if result is None else "the text encoder"
+        raise FeatureError(
+            f"token ids are asked for, {lacking} has none",
+            remedy="Give a transformer as text encoder, or build the bundle without tokens",
+        )
+    return tokens_bytes(encoder.tokens([str(one or "") for one in modality_inputs(catalogue, "text")]))
 
 
 def _account(result: _Encoded, fit: CatalogueTransform | None, item_ids: Sequence[str]) -> dict[str, JsonValue]:

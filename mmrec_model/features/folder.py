@@ -13,6 +13,7 @@ Promises:
     FOLDER/<modality>.encoder/                an encoder that learned from the catalogue, for the same
     FOLDER/manifest.sig                       who made it (`mmrec_model.features.signature`); not in the digest
     FOLDER/imputation.safetensors             regressions for missing modalities, if the transform has them
+    FOLDER/text.tokens.safetensors            token ids of the texts, for runs that tune the text encoder; optional
 
 Shapes: N items, M modalities, K width.
 """
@@ -23,7 +24,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from mmrec_model.features.transform import CatalogueTransform
 from mmrec_model.storage import sha256_of_file, write_atomically
 
 BUNDLE_FORMAT = 1
+TOKENS = "text.tokens.safetensors"
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 _ENCODER_FILE = re.compile(rf"({'|'.join(MODALITIES)})\.encoder/[a-z][a-z0-9]*\.[a-z]+")
@@ -75,6 +77,14 @@ class FeatureBundle:
         """What a run configuration says about this bundle."""
         dims = {modality: int(self.vectors[modality].shape[1]) for modality in self.modalities}
         return FeatureSpec(digest=self.digest, items=len(self.item_ids), dims=dims)
+
+    @property
+    def tunable_encoder(self) -> str | None:
+        """Digest of the text encoder whose token ids the bundle holds; None if it holds none."""
+        if TOKENS not in self.manifest["files"]:
+            return None
+        digest: str = self.manifest["modalities"]["text"]["encoder"]["digest"]
+        return digest
 
 
 def open_bundle(folder: Path) -> FeatureBundle:
@@ -151,6 +161,28 @@ def open_imputation(folder: Path) -> Imputation:
     return Imputation(load(_read(folder / IMPUTATION)))
 
 
+def open_tokens(folder: Path) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]] | None:
+    """Token ids of all texts, one behind the other, and the N + 1 offsets of the items; None if the bundle has none.
+
+    Raises:
+        FeatureError: the file is damaged, or does not fit the number of items.
+    """
+    manifest = _parse_manifest(_read(folder / MANIFEST), folder / MANIFEST)
+    if TOKENS not in manifest["files"]:
+        return None
+    path = folder / TOKENS
+    _verify(path, manifest["files"][TOKENS])
+    try:
+        arrays = load(_read(path))
+        ids_R, offsets = arrays["ids"], arrays["offsets"]
+    except (SafetensorError, KeyError) as error:
+        raise FeatureError(f"{path} is damaged ({type(error).__name__})", remedy=_REBUILD) from error
+    rising = len(offsets) == manifest["items"] + 1 and offsets[0] == 0 and bool((np.diff(offsets) >= 0).all())
+    if not rising or offsets[-1] != len(ids_R) or bool((ids_R < 0).any()):
+        raise FeatureError(f"{path} does not hold the texts of {manifest['items']} items", remedy=_REBUILD)
+    return ids_R, offsets
+
+
 def write_bundle(folder: Path, files: Mapping[str, bytes], manifest: dict[str, JsonValue]) -> None:
     """Write `files`, then the manifest with their digests; an older bundle in `folder` is replaced.
 
@@ -166,6 +198,8 @@ def write_bundle(folder: Path, files: Mapping[str, bytes], manifest: dict[str, J
             for name in (vectors_file(modality), transform_file(modality)):
                 if name not in files:
                     (folder / name).unlink(missing_ok=True)
+        if TOKENS not in files:
+            (folder / TOKENS).unlink(missing_ok=True)
         for name, content in files.items():
             write_atomically(folder / name, content)
         write_atomically(folder / MANIFEST, canonical_json({**manifest, "format": BUNDLE_FORMAT, "files": digests}))
@@ -209,6 +243,13 @@ def imputation_bytes(fit: Imputation) -> bytes:
     return save(fit.maps)
 
 
+def tokens_bytes(lists: Sequence[Sequence[int]]) -> bytes:
+    """Token ids of every item as the content of a safetensors file."""
+    offsets = np.cumsum([0, *map(len, lists)]).astype(np.int64)
+    ids = np.fromiter((token for ids in lists for token in ids), dtype=np.int32, count=int(offsets[-1]))
+    return save({"ids": ids, "offsets": offsets})
+
+
 def _verify(path: Path, expected: str) -> None:
     found = sha256_of_file(path) if path.is_file() else "absent"
     if found != expected:
@@ -233,9 +274,8 @@ def _parse_manifest(content: bytes, path: Path) -> dict[str, Any]:
         raise FeatureError(f"{path} is not a canonical manifest of format {BUNDLE_FORMAT}", remedy=_REBUILD)
     files = manifest.get("files")
     known = {"items.json", "present.npy"}
-    allowed = {IMPUTATION, *known} | {
-        name for modality in MODALITIES for name in (vectors_file(modality), transform_file(modality))
-    }
+    of_modalities = {name for modality in MODALITIES for name in (vectors_file(modality), transform_file(modality))}
+    allowed = known | of_modalities | {IMPUTATION, TOKENS}
     names = set(files) if isinstance(files, dict) else set()
     if not known <= names or not all(_ENCODER_FILE.fullmatch(name) for name in names - allowed):
         raise FeatureError(f"{path} does not name the files of a bundle", remedy=_REBUILD)

@@ -1,6 +1,7 @@
 """An exported recommender: one folder that anybody can load, without pickle.
 
-model.safetensors   trained weights, and `prior`, the standardised log popularity as released under DP
+model.safetensors   all weights, trained or not (of a text encoder those that were trained), and `prior`, the
+                    standardised log popularity as released under DP
 config.json         the run's configuration, which holds the model's sizes and the feature bundle's digest
 README.md           the card: what it was trained on, what it reached, what it cost, what is not protected
 digests.json        SHA-256 of the files above, written last
@@ -22,8 +23,8 @@ from mmrec_model.canonical import canonical_json
 from mmrec_model.config import RunConfig
 from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import ModelError
-from mmrec_model.model.recommender import MultimodalRecommender, build_model
-from mmrec_model.protocol import PRIOR, Arrays
+from mmrec_model.model.recommender import RecommenderNetwork, build_model
+from mmrec_model.protocol import PRIOR, Arrays, trained_arrays
 from mmrec_model.storage import sha256_of_file, write_atomically
 
 WEIGHTS, CONFIG, CARD, DIGESTS = "model.safetensors", "config.json", "README.md", "digests.json"
@@ -33,7 +34,7 @@ WEIGHTS, CONFIG, CARD, DIGESTS = "model.safetensors", "config.json", "README.md"
 class ExportedModel:
     """A loaded recommender, its popularity prior `[N]`, and the configuration it was trained with."""
 
-    model: MultimodalRecommender
+    model: RecommenderNetwork
     prior_N: npt.NDArray[np.float32]
     config: RunConfig
 
@@ -44,10 +45,13 @@ def save_model(folder: Path, config: RunConfig, state: Arrays, *, card: str) -> 
     Args:
         folder: created if absent; its files are replaced.
         config: the run.
-        state: trained arrays and `prior`.
+        state: trained arrays and `prior`; the other weights are those of the run's seed.
         card: text of the card, in Markdown.
     """
-    contiguous = {name: np.ascontiguousarray(array) for name, array in sorted(state.items())}
+    model = build_model(config)
+    model.load_trainable_state({name: torch.tensor(array) for name, array in trained_arrays(state).items()})
+    served = {name: weight.numpy() for name, weight in model.served_state().items()} | {PRIOR: state[PRIOR]}
+    contiguous = {name: np.ascontiguousarray(array) for name, array in sorted(served.items())}
     write_atomically(folder / WEIGHTS, save(contiguous))
     write_atomically(folder / CONFIG, (config.model_dump_json(indent=2) + "\n").encode())
     write_atomically(folder / CARD, card.encode())
@@ -55,11 +59,16 @@ def save_model(folder: Path, config: RunConfig, state: Arrays, *, card: str) -> 
     write_atomically(folder / DIGESTS, canonical_json({**digests}) + b"\n")
 
 
-def load_model(folder: Path) -> ExportedModel:
-    """Read and verify an exported folder.
+def load_model(folder: Path, *, encoder_source: str | None = None) -> ExportedModel:
+    """Read and verify an exported folder; adapters of a text encoder are merged into it.
+
+    Args:
+        folder: as `save_model` wrote it.
+        encoder_source: where this machine has the text encoder that the run tuned; by default where the run had it.
 
     Raises:
         ModelError: a file is missing, changed, or does not fit the configuration.
+        EncoderError: the text encoder cannot be loaded.
     """
     try:
         digests = json.loads((folder / DIGESTS).read_bytes())
@@ -73,7 +82,9 @@ def load_model(folder: Path) -> ExportedModel:
         raise ModelError(
             f"{folder} is not an exported model: {error}", remedy="Name the folder `model` of a run"
         ) from error
-    model = build_model(config)
-    model.load_trainable_state({name: torch.from_numpy(array) for name, array in state.items()})
+    model = build_model(config, encoder_source=encoder_source)
+    model.load_served_state({name: torch.from_numpy(array) for name, array in state.items()})
+    if model.encoder is not None:
+        model.encoder.merge()
     model.eval()
     return ExportedModel(model, prior, config)

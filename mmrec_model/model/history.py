@@ -6,6 +6,8 @@ into a vector are shared.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -14,12 +16,13 @@ from mmrec_model.model.fusion.masking import masked_softmax
 from mmrec_model.model.items import Items
 
 
-def visible_history(mask_BK: Tensor, *, leave_one_out: bool) -> Tensor:
+def visible_history(mask_BK: Tensor, *, leave_one_out: bool, causal: bool = False) -> Tensor:
     """Which places of the history each query may see.
 
     Args:
         mask_BK: True where the history has an item.
         leave_one_out: one query per place, which sees every place but its own; else one query that sees all.
+        causal: with leave_one_out, a query sees the places before its own alone.
 
     Returns:
         `[B, T, K]` with T = K, or T = 1.
@@ -27,6 +30,8 @@ def visible_history(mask_BK: Tensor, *, leave_one_out: bool) -> Tensor:
     if not leave_one_out:
         return mask_BK.unsqueeze(-2)
     others_KK = ~torch.eye(mask_BK.shape[-1], dtype=torch.bool, device=mask_BK.device)
+    if causal:
+        others_KK = others_KK.tril()
     return mask_BK.unsqueeze(-2) & others_KK
 
 
@@ -39,6 +44,29 @@ def content_profiles(history: Items, visible_BTK: Tensor) -> dict[Modality, Tens
     return profiles
 
 
+@dataclass(frozen=True)
+class Profile:
+    """A user's own media as the towers see them: one place before the history, which every query sees.
+
+    Attributes:
+        fused_B1H: as of an item.
+        given_B1: whether the user has any.
+    """
+
+    fused_B1H: Tensor
+    given_B1: Tensor
+
+    @classmethod
+    def of(cls, own: Items, fused_B1H: Tensor) -> Profile:
+        """The profile of users whose own media are `own`, `[B, 1]`."""
+        return cls(fused_B1H, own.present_M.any(-1))
+
+    def before(self, fused_BKH: Tensor, visible_BTK: Tensor) -> tuple[Tensor, Tensor]:
+        """History and visibility with the profile as place 0."""
+        given_BT1 = self.given_B1.unsqueeze(1).expand(-1, visible_BTK.shape[1], -1)
+        return torch.cat([self.fused_B1H, fused_BKH], dim=1), torch.cat([given_BT1, visible_BTK], dim=2)
+
+
 class HistoryTower(nn.Module):
     """Attention pooling of the fused history vectors."""
 
@@ -47,7 +75,9 @@ class HistoryTower(nn.Module):
         self.attention = nn.Linear(hidden, 1, bias=False)
         nn.init.zeros_(self.attention.weight)
 
-    def forward(self, fused_BKH: Tensor, visible_BTK: Tensor) -> Tensor:
+    def forward(self, fused_BKH: Tensor, visible_BTK: Tensor, profile: Profile | None = None) -> Tensor:
         """User vectors `[B, T, H]`, zero where a query sees nothing."""
+        if profile is not None:
+            fused_BKH, visible_BTK = profile.before(fused_BKH, visible_BTK)
         logits_BTK = self.attention(torch.tanh(fused_BKH)).squeeze(-1).unsqueeze(-2).expand(visible_BTK.shape)
         return masked_softmax(logits_BTK, visible_BTK) @ fused_BKH

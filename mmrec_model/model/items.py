@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mmrec_model.config import Modality
 from mmrec_model.errors import ModelError
+from mmrec_model.model.texts import Texts
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,15 @@ class Items:
         vectors: per modality `[..., D_m]`, unit rows, zero where the modality is missing.
         present_M: `[..., M]`, True where the item has the modality; M in the order of `vectors`.
         prior: `[...]`, standardised log popularity as released under DP; 0 before the release.
+        texts: token ids, for a model with a text encoder of its own; other models do not read them.
+        encoded: whether the text vectors are those of the model's own encoder.
     """
 
     vectors: dict[Modality, Tensor]
     present_M: Tensor
     prior: Tensor
+    texts: Texts | None = None
+    encoded: bool = False
 
     @classmethod
     def from_arrays(
@@ -40,6 +45,7 @@ class Items:
         present_NM: npt.NDArray[np.bool_],
         prior_N: npt.NDArray[np.float32] | None = None,
         *,
+        texts: Texts | None = None,
         device: str = "cpu",
     ) -> Items:
         """The whole catalogue on `device`; without `prior_N` every item is equally popular."""
@@ -48,22 +54,40 @@ class Items:
             vectors={name: torch.tensor(np.asarray(rows), device=device) for name, rows in vectors.items()},
             present_M=torch.tensor(np.asarray(present_NM), device=device),
             prior=torch.tensor(np.asarray(prior, dtype=np.float32), device=device),
+            texts=texts,
         )
 
     def take(self, index: Tensor) -> Items:
         """The items at `index` (whole numbers of any shape) of a catalogue."""
-        return Items(
+        return replace(
+            self,
             vectors={name: rows[index] for name, rows in self.vectors.items()},
             present_M=self.present_M[index],
             prior=self.prior[index],
+            texts=None if self.texts is None else self.texts.take(index),
         )
 
     def cut(self, start: int, stop: int) -> Items:
         """Places `start:stop` of the list axis (the last axis of `prior`)."""
-        return Items(
+        return replace(
+            self,
             vectors={name: rows[..., start:stop, :] for name, rows in self.vectors.items()},
             present_M=self.present_M[..., start:stop, :],
             prior=self.prior[..., start:stop],
+            texts=None if self.texts is None else self.texts.cut(start, stop),
+        )
+
+    def rows(self, part: slice) -> Items:
+        """Some of the users of lists `[B, ...]`."""
+        return self.take(torch.arange(len(self.prior), device=self.prior.device)[part])
+
+    def behind(self, first: Items) -> Items:
+        """These items behind others in one list; both with text vectors that are read already."""
+        return Items(
+            vectors={name: torch.cat([first.vectors[name], rows], dim=-2) for name, rows in self.vectors.items()},
+            present_M=torch.cat([first.present_M, self.present_M], dim=-2),
+            prior=torch.cat([first.prior, self.prior], dim=-1),
+            encoded=True,
         )
 
     def with_prior(self, prior_N: npt.NDArray[np.float32]) -> Items:

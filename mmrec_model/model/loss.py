@@ -24,7 +24,7 @@ from mmrec_model.config import RankingLoss
 from mmrec_model.data.batches import UserBatch
 from mmrec_model.model.heads.outcomes import Outcomes
 from mmrec_model.model.items import Items
-from mmrec_model.model.recommender import MultimodalRecommender
+from mmrec_model.model.recommender import RecommenderNetwork
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,25 @@ class HistoryBatch:
         items_BL: catalogue indices: K places of history, then the negatives.
         mask_BK: True where the history has an item.
         kept_BLM: False where a modality of an item is hidden from that user in this step; None to hide nothing.
+        own: the users' own media `[B, 1]`, in a run that reads them.
         outcomes: the same users' labels for the heads; None for a model without heads.
     """
 
     items_BL: Tensor
     mask_BK: Tensor
     kept_BLM: Tensor | None = None
+    own: Items | None = None
     outcomes: Outcomes | None = None
 
     @classmethod
-    def from_users(cls, batch: UserBatch, outcomes: Outcomes | None = None) -> HistoryBatch:
+    def from_users(
+        cls, batch: UserBatch, *, own: Items | None = None, outcomes: Outcomes | None = None
+    ) -> HistoryBatch:
         """Tensors of a drawn batch."""
         history, negatives = torch.from_numpy(batch.history_BK), torch.from_numpy(batch.negatives_BN)
         kept = None if batch.kept_BLM is None else torch.from_numpy(batch.kept_BLM)
-        return cls(torch.cat([history, negatives], dim=1), torch.from_numpy(batch.mask_BK), kept, outcomes)
+        places_BL = torch.cat([history, negatives], dim=1)
+        return cls(places_BL, torch.from_numpy(batch.mask_BK), kept_BLM=kept, own=own, outcomes=outcomes)
 
     def __len__(self) -> int:
         return len(self.mask_BK)
@@ -70,15 +75,19 @@ class HistoryBatch:
         return items if self.kept_BLM is None else items.hiding(self.kept_BLM[:, :places])
 
     def _part(self, start: int, stop: int) -> HistoryBatch:
-        kept = None if self.kept_BLM is None else self.kept_BLM[start:stop]
-        labels = self.outcomes.part(start, stop) if self.outcomes else None
-        return HistoryBatch(self.items_BL[start:stop], self.mask_BK[start:stop], kept, labels)
+        return HistoryBatch(
+            self.items_BL[start:stop],
+            self.mask_BK[start:stop],
+            kept_BLM=None if self.kept_BLM is None else self.kept_BLM[start:stop],
+            own=None if self.own is None else self.own.rows(slice(start, stop)),
+            outcomes=None if self.outcomes is None else self.outcomes.part(start, stop),
+        )
 
 
-def ranking_loss(model: MultimodalRecommender, catalogue: Items, batch: HistoryBatch, loss: RankingLoss) -> Tensor:
+def ranking_loss(model: RecommenderNetwork, catalogue: Items, batch: HistoryBatch, loss: RankingLoss) -> Tensor:
     """Loss of each user `[B]`, 0 for a user without history."""
     places = batch.mask_BK.shape[1]
-    scores_BKL = model.config.temperature * model(batch.items(catalogue), batch.mask_BK)
+    scores_BKL = model.config.temperature * model(batch.items(catalogue), batch.mask_BK, own=batch.own)
     own_BK1 = torch.diagonal(scores_BKL[..., :places], dim1=-2, dim2=-1).unsqueeze(-1)
     surprise_BK = _SURPRISE[loss](own_BK1, scores_BKL[..., places:])
     counted_BK = batch.mask_BK.to(surprise_BK.dtype)

@@ -12,10 +12,10 @@ from mmrec_model.config import RankingLoss
 from mmrec_model.model.heads.losses import head_losses
 from mmrec_model.model.items import Items
 from mmrec_model.model.loss import HistoryBatch, ranking_loss
-from mmrec_model.model.recommender import MultimodalRecommender
+from mmrec_model.model.recommender import RecommenderNetwork
 
 
-def user_losses(model: MultimodalRecommender, catalogue: Items, batch: HistoryBatch, loss: RankingLoss) -> Tensor:
+def user_losses(model: RecommenderNetwork, catalogue: Items, batch: HistoryBatch, loss: RankingLoss) -> Tensor:
     """Loss of each user `[B]`.
 
     Args:

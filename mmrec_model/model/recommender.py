@@ -6,8 +6,9 @@
                        + sum_m <D_m profile_m(user), x_m(item)>      trained, diagonal D_m starts at 0
                        + s (<A u(user), v(item)> + b . v(item))      trained, A and b start at 0
 
-v is the fused item vector, u the attention-pooled history (`fusion`, `history`), s the constant `fused_scale`. Before
-training the ranking is that of content and prior; noise can therefore only be paid for by what training adds.
+v is the fused item vector, u the history, pooled by attention or read in order (`fusion`, `history`, `sequence`), s the
+constant `fused_scale`. Before training the ranking is that of content and prior; noise can therefore only be paid for
+by what training adds.
 
 With decision-level fusion every modality has a scorer of its own, and the scorers are combined:
 
@@ -35,29 +36,33 @@ from mmrec_model.model.dimension_weights import DimensionWeights
 from mmrec_model.model.fusion import DecisionFusion, build_fusion
 from mmrec_model.model.heads.heads import Heads
 from mmrec_model.model.heads.outcomes import Pairs
-from mmrec_model.model.history import HistoryTower, content_profiles, visible_history
+from mmrec_model.model.history import HistoryTower, Profile, content_profiles, visible_history
 from mmrec_model.model.items import Items
+from mmrec_model.model.scope import ENCODER, freeze_outside
+from mmrec_model.model.sequence import SequenceTower
+from mmrec_model.model.text_tower import TextTower, build_text_tower
 from mmrec_model.protocol import Arrays
 
 
-class MultimodalRecommender(nn.Module):
+class RecommenderNetwork(nn.Module):
     """Scores items for a user from the user's own history.
 
     Args:
         config: sizes and public weights.
         dims: modalities in use and the width of their frozen vectors, in catalogue order.
+        encoder: makes the text vectors, in the scopes that train it; else they are the catalogue's.
     """
 
-    def __init__(self, config: ModelConfig, dims: Mapping[Modality, int]) -> None:
+    def __init__(self, config: ModelConfig, dims: Mapping[Modality, int], encoder: TextTower | None = None) -> None:
         super().__init__()
         if not dims:
             raise ModelError("the model has no modality", remedy="Give a catalogue with at least one readable medium")
         self.config = config
         self.dims = dict(dims)
         self.fusion = build_fusion(config, dims)
-        by_decision = isinstance(self.fusion, DecisionFusion)
+        by_decision, sequence = isinstance(self.fusion, DecisionFusion), config.tower == "sequence"
         if config.heads or not by_decision:
-            self.tower = HistoryTower(config.hidden)
+            self.tower = SequenceTower(config.hidden, config.positions) if sequence else HistoryTower(config.hidden)
         if not by_decision:
             self.interaction = nn.Linear(config.hidden, config.hidden, bias=False)
             self.item_bias = nn.Linear(config.hidden, 1, bias=False)
@@ -72,48 +77,79 @@ class MultimodalRecommender(nn.Module):
         self.public_weights: Tensor
         self.register_buffer("public_weights", torch.tensor(public), persistent=False)
         self.heads = Heads(config, len(public))
+        if (encoder is None) != (config.text_encoder is None) or (encoder is not None and "text" not in dims):
+            raise ModelError(
+                f"scope {config.scope!r} over {', '.join(dims)} does not go with {(encoder and 'an') or 'no'} encoder",
+                remedy="Make the model by build_model, over a catalogue with texts",
+            )
+        self.encoder = encoder
+        freeze_outside(self, config.scope)
 
-    def forward(self, items: Items, mask_BK: Tensor, candidates: Items | None = None) -> Tensor:
+    def forward(
+        self, items: Items, mask_BK: Tensor, candidates: Items | None = None, own: Items | None = None
+    ) -> Tensor:
         """Scores.
 
         Args:
             items: `[B, K + L]`: the history in the first K places and, for training, L further candidates behind it.
             mask_BK: True where the history has an item.
             candidates: a list `[1, N]` that every user is scored against; without it, each place k of the history is
-                a query that sees every other place and is scored against all K + L items.
+                a query that sees every other place (with the sequence tower: every earlier one) and is scored against
+                all K + L items.
+            own: the users' own media `[B, 1]`, as if each were an item; the user tower reads it before the history.
 
         Returns:
             `[B, 1, N]` with candidates, else `[B, K, K + L]`.
         """
+        items, candidates = self.read(items), None if candidates is None else self.read(candidates)
         places = mask_BK.shape[-1]
         items = items.only(self.dims)
         scored = items if candidates is None else candidates.only(self.dims)
-        visible_BTK = visible_history(mask_BK, leave_one_out=candidates is None)
         history = items.cut(0, places)
+        visible_BTK = visible_history(mask_BK, leave_one_out=candidates is None, causal=self.config.tower == "sequence")
         profiles = content_profiles(history, visible_BTK)
         if isinstance(self.fusion, DecisionFusion):
             weights_BTM = self._decision_weights(history, visible_BTK, profiles)
             return self._decided(self.fusion, weights_BTM, profiles, scored, ranking=candidates is not None)
-        fused_BLH: Tensor = self.fusion(items)
-        users_BTH = self.tower(fused_BLH[:, :places], visible_BTK)
+        own = None if own is None else own.only(self.dims)
+        profile_BXH, fused_BLH = self._fused(items, own)
+        profile = None if own is None else Profile.of(own, profile_BXH)
+        users_BTH = self.tower(fused_BLH[:, :places], visible_BTK, profile)
         vectors = fused_BLH if candidates is None else self.fusion(scored)
         terms_BTLS = self.public_weights * self._terms(self._contents(profiles, scored), scored)
         residual: Tensor = self.interaction(users_BTH) @ vectors.transpose(-1, -2)
         fused: Tensor = self.config.fused_scale * (residual + self.item_bias(vectors).transpose(-1, -2))
         return self._combined(terms_BTLS) + torch.stack(self._weighted(profiles, scored)).sum(0) + fused
 
-    def user_vectors(self, history: Items, visible_BTK: Tensor) -> Tensor:
-        """The user as each of T queries sees the history `[B, K]`, `[B, T, H]`."""
-        users_BTH: Tensor = self.tower(self.fusion(history.only(self.dims)), visible_BTK)
+    def _fused(self, items: Items, own: Items | None) -> tuple[Tensor, Tensor]:
+        """Fused vectors of the users' own media (none of them without `own`) and of the items, by one call."""
+        first = 0 if own is None else 1
+        fused: Tensor = self.fusion(items if own is None else items.behind(own))
+        return fused[:, :first], fused[:, first:]
+
+    def read(self, items: Items) -> Items:
+        """Items with the text vectors that this model uses: its own encoder's, where it has one."""
+        if self.encoder is None or items.encoded:
+            return items
+        read: Items = self.encoder(items)
+        return read
+
+    def user_vectors(self, history: Items, visible_BTK: Tensor, own: Items | None = None) -> Tensor:
+        """The user as each of T queries sees the history `[B, K]`, `[B, T, H]`; `own` as in `forward`."""
+        own = None if own is None else own.only(self.dims)
+        profile_BXH, fused_BKH = self._fused(self.read(history).only(self.dims), own)
+        users_BTH: Tensor = self.tower(fused_BKH, visible_BTK, None if own is None else Profile.of(own, profile_BXH))
         return users_BTH
 
-    def pairs(self, history: Items, visible_BFK: Tensor, rows: Items) -> Pairs:
+    def pairs(self, history: Items, visible_BFK: Tensor, rows: Items, own: Items | None = None) -> Pairs:
         """What the heads read: the user of query f beside item f of the rows `[B, F]`, with the free terms of both."""
-        history, rows = history.only(self.dims), rows.only(self.dims)
+        history, rows = self.read(history).only(self.dims), self.read(rows).only(self.dims)
         profiles = content_profiles(history, visible_BFK)
         similarities = [(profiles[name] * vectors).sum(-1) for name, vectors in rows.vectors.items()]
         terms_BFS = self.public_weights * torch.stack([*similarities, rows.prior], dim=-1)
-        return Pairs(self.user_vectors(history, visible_BFK), self.fusion(rows), self.config.temperature * terms_BFS)
+        return Pairs(
+            self.user_vectors(history, visible_BFK, own), self.fusion(rows), self.config.temperature * terms_BFS
+        )
 
     def _decision_weights(self, history: Items, visible_BTK: Tensor, profiles: Mapping[Modality, Tensor]) -> Tensor:
         public_M = self.public_weights[:-1]
@@ -177,7 +213,30 @@ class MultimodalRecommender(nn.Module):
         Raises:
             ModelError: a name is missing or unknown, or a shape differs.
         """
+        self._load({name: weight for name, weight in self.named_parameters() if weight.requires_grad}, state)
+
+    def served_state(self) -> dict[str, Tensor]:
+        """What an export holds: every weight, trained or not, so that serving does not depend on the seed.
+
+        Of a text encoder it holds what was trained; the rest is named by the configuration's digest.
+        """
+        encoder = f"{ENCODER}."
+        return {
+            name: weight.detach()
+            for name, weight in self.named_parameters()
+            if weight.requires_grad or not name.startswith(encoder)
+        }
+
+    def load_served_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set every weight that `served_state` names.
+
+        Raises:
+            ModelError: a name is missing or unknown, or a shape differs.
+        """
         own = dict(self.named_parameters())
+        self._load({name: own[name] for name in self.served_state()}, state)
+
+    def _load(self, own: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]) -> None:
         if set(own) != set(state):
             odd = sorted(set(own) ^ set(state))
             raise ModelError(f"the state differs from the model at {odd[:4]}", remedy="Use the model's own config")
@@ -191,11 +250,24 @@ class MultimodalRecommender(nn.Module):
                 weight.copy_(state[name])
 
 
-def build_model(config: RunConfig) -> MultimodalRecommender:
-    """The untrained model of a run; the same seed gives the same weights on every machine."""
+def build_model(config: RunConfig, *, encoder_source: str | None = None) -> RecommenderNetwork:
+    """The untrained model of a run; the same seed gives the same weights on every machine.
+
+    Args:
+        config: the run.
+        encoder_source: where this machine has the text encoder, in a scope that trains it; by default where the
+            configuration says.
+
+    Raises:
+        EncoderError: the text encoder cannot be loaded.
+        ModelError: it is not the one that the run uses, or cannot be tuned.
+    """
+    settings = config.model.text_encoder
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return MultimodalRecommender(config.model, config.model_dims)
+        tower = None if settings is None else build_text_tower(config.model.scope, settings, source=encoder_source)
+        torch.manual_seed(config.seed)
+        return RecommenderNetwork(config.model, config.model_dims, tower)
 
 
 def initial_state(config: RunConfig) -> Arrays:

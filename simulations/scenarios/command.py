@@ -9,7 +9,6 @@ from pathlib import Path
 from rich.console import Console
 
 from mmrec_model.bars import Bars
-from mmrec_model.config import TrainingConfig
 from simulations.embedded import embedded_data
 from simulations.scenarios.grid_figures import hidden_name, subset_name
 from simulations.scenarios.grid_page import answer_sentences, plus_minus
@@ -52,7 +51,7 @@ def run(
     claim(base.out, overwrite=overwrite)
     with Bars() as bars:
         source = embedded_data(base.out, base.seed, bars) if embedded else base.data
-        training = TrainingConfig(rounds=scenario.rounds if rounds is None else rounds)
+        training = base.training.model_copy(update={"rounds": scenario.rounds if rounds is None else rounds})
         base = replace(base, data=source, training=training)
         record = run_grid(scenario, base, seeds=seeds, only=only, command=command, name=data_name, progress=bars)
     _show(record, base.out)

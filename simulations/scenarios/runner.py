@@ -157,7 +157,10 @@ def _encoded(base: Recipe, share: float, progress: Progress) -> FeatureBundle:
     """The bundle of a share of hidden media; vectors of media that were encoded before come from the store."""
     stage = f" ({share:.0%} hidden)" if share else ""
     recipe = replace(base, hidden=share, features=_bundle_folder(base.out, share))
-    return encode(recipe, lambda medium, *counts: progress(f"encoding {medium}{stage}", *counts))
+    return encode(
+        recipe,
+        lambda medium, done, total, unreadable: progress(f"encoding {medium}{stage}", done, total, unreadable),
+    )
 
 
 def _bundle_folder(out: Path, share: float) -> Path:

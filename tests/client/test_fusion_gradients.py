@@ -32,7 +32,7 @@ from mmrec_model.model.heads.outcomes import Outcomes
 from mmrec_model.model.items import Items
 from mmrec_model.model.loss import HistoryBatch, ranking_loss
 from mmrec_model.model.objective import user_losses
-from mmrec_model.model.recommender import MultimodalRecommender, initial_state
+from mmrec_model.model.recommender import RecommenderNetwork, initial_state
 from mmrec_model.privacy.noise import GaussianNoise
 from simulations.synthetic.attributes import ATTRIBUTES
 from simulations.synthetic.taste import World, draw_world
@@ -58,9 +58,9 @@ def settings_of(case: str, hidden: int = 4, *, heads: bool = False) -> ModelConf
     return ModelConfig.model_validate(values)
 
 
-def model_of(case: str, *, heads: bool = False) -> MultimodalRecommender:
+def model_of(case: str, *, heads: bool = False) -> RecommenderNetwork:
     torch.manual_seed(0)
-    model = MultimodalRecommender(settings_of(case, heads=heads), dict.fromkeys(MODALITIES, WIDTH))
+    model = RecommenderNetwork(settings_of(case, heads=heads), dict.fromkeys(MODALITIES, WIDTH))
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.3 * torch.randn(weight.shape))
@@ -89,7 +89,7 @@ def users(modality_dropout: float, *, heads: bool = False) -> HistoryBatch:
         modalities=len(MODALITIES),
         modality_dropout=modality_dropout,
     )
-    return HistoryBatch.from_users(batch, outcomes(modality_dropout) if heads else None)
+    return HistoryBatch.from_users(batch, outcomes=outcomes(modality_dropout) if heads else None)
 
 
 def outcomes(modality_dropout: float) -> Outcomes:
@@ -118,7 +118,7 @@ def loss_of(items: Items) -> Callable[[torch.nn.Module, HistoryBatch], Tensor]:
 
 
 def _loss(model: torch.nn.Module, batch: HistoryBatch, *, items: Items) -> Tensor:
-    assert isinstance(model, MultimodalRecommender)
+    assert isinstance(model, RecommenderNetwork)
     return user_losses(model, items, batch, "sampled_softmax")
 
 
@@ -204,7 +204,7 @@ def test_rounds_without_noise_lower_the_loss_on_the_synthetic_world(case: str, w
     items = items.with_prior(prior)
     state = {**initial_state(config), "prior": prior}
     trained = train_round(config, items, histories, state, users=WORLD_USERS, noise=GaussianNoise(seed=b"world"))
-    model = MultimodalRecommender(config.model, config.model_dims).eval()
+    model = RecommenderNetwork(config.model, config.model_dims).eval()
     drawn = draw_batch(histories, np.arange(WORLD_USERS), n_items=WORLD_ITEMS, max_history=8, negatives=8, seed=9)
     losses = []
     for change in (0.0, 1.0):

@@ -58,7 +58,7 @@ def populations(draw: st.DrawFn) -> tuple[list[list[int]], list[int], int]:
 def scorer(draws: int, levels: int, n_items: int):
     """Scores that depend on the history alone, with many ties, and with infinities."""
 
-    def score(histories):
+    def score(_users, histories):
         rows = [np.random.default_rng([draws, *items]).integers(levels, size=n_items) for items in histories]
         scores = np.asarray(rows, dtype=np.float32).reshape(len(histories), n_items)
         return np.where(scores == 0, -np.inf, scores).astype(np.float32)
@@ -86,7 +86,7 @@ def test_one_users_whole_data_moves_the_sum_by_at_most_the_sensitivity(populatio
 
 def test_the_bound_is_reached() -> None:
     evaluation = EvaluationConfig(metrics=ALLOWED)
-    vectors = user_vectors(evaluation, users_of([[1]], [0], 2), lambda _: np.float32([[1.0, 0.0]]), seed=0)
+    vectors = user_vectors(evaluation, users_of([[1]], [0], 2), lambda *_: np.float32([[1.0, 0.0]]), seed=0)
     assert np.linalg.norm(vectors) == pytest.approx(sensitivity(evaluation)) == pytest.approx(2.0)
 
 
@@ -153,7 +153,7 @@ def test_a_user_whose_scores_are_not_numbers_ends_nothing_and_is_ranked_last(mak
 def test_ties_are_broken_anew_in_every_release(make_site, evaluated, monkeypatch) -> None:
     bare = evaluated.model_copy(update={"privacy": evaluated.privacy.model_copy(update={"mechanism": "none"})})
     site, n_items = make_site(), evaluated.features.items
-    monkeypatch.setattr(measurement, "score_catalogue", lambda _model, _items, who: np.ones((len(who), n_items)))
+    monkeypatch.setattr(measurement, "score_catalogue", lambda _model, _items, who, _own: np.ones((len(who), n_items)))
     found = [
         measure(bare, site.items, site.dataset, global_state(bare), GaussianNoise(seed=seed)) for seed in (b"a", b"b")
     ]

@@ -236,3 +236,18 @@ def test_the_words_of_an_unexpected_error_do_not_leave(make_site, make_request, 
     assert reply.refusal == "site"
     assert "17" not in reply.refusal_text
     assert "ValueError" not in reply.refusal_text
+
+
+def test_a_narrow_scope_trains_sends_and_is_limited_by_its_own_weights_alone(make_site, make_request, config):
+    narrow = changed(config, "model", scope="head")
+    request, arrays = make_request(1, plan=narrow)
+    sizes = sum(array.size for name, array in arrays.items() if name != "prior")
+    site = make_site(max_trained_weights=sizes)
+    result = answer(site, Kind.TRAIN, request, arrays)
+    assert result.reply.refusal == ""
+    assert set(result.arrays) == set(arrays) - {"prior"} | {"witness"}
+    assert all(np.abs(array).max() > 0 for array in result.arrays.values()), "noise is on every trained weight"
+    assert answer(site, Kind.TRAIN, *make_request(1)).reply.refusal == "trained-weights"
+    with site.open_ledger() as ledger:
+        plan = next(record for record in ledger.records if record.type == RecordType.PLAN)
+    assert plan.body["hyper_parameters"]["scope"] == "head"

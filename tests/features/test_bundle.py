@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from mmrec_model.features.bundle import (
     open_bundle,
     open_transform,
 )
+from mmrec_model.features.folder import open_tokens, tokens_bytes
 from mmrec_model.features.signature import check_signature
 from mmrec_model.privacy.keys import SigningKey
 
@@ -275,3 +277,46 @@ def test_two_encoders_for_one_modality_are_refused(build: Build) -> None:
 )
 def test_the_text_of_an_item_says_the_title_once(title: str, text: str, expected: str) -> None:
     assert item_text(title, text) == expected
+
+
+def test_token_ids_are_those_the_encoder_reads_and_the_digest_pins_them(
+    build: Build, shelf: object, encoders: tuple[EncoderConfig, ...], tmp_path: Path
+) -> None:
+    plain, bundle = build("plain"), build(tokens=True)
+    assert plain.digest != bundle.digest
+    assert (plain.tunable_encoder, open_tokens(tmp_path / "plain")) == (None, None)
+    encoder = load_encoder(next(config for config in encoders if config.modality == "text"))
+    assert bundle.tunable_encoder == encoder.digest
+    found = open_tokens(tmp_path / "bundle")
+    assert found is not None
+    ids, offsets = found
+    texts = [item_text(*pair) for pair in zip(shelf.titles, shelf.texts, strict=True)]
+    expected = encoder.tokens(texts)
+    assert [ids[start:stop].tolist() for start, stop in itertools.pairwise(offsets)] == expected
+    assert [bool(one) for one in expected] == bundle.present_NM[:, 0].tolist()
+    np.testing.assert_array_equal(bundle.vectors["text"], plain.vectors["text"])
+    (tmp_path / "bundle" / "text.tokens.safetensors").write_bytes(b"damaged")
+    with pytest.raises(FeatureError, match=r"text\.tokens"):
+        open_bundle(tmp_path / "bundle")
+
+
+def test_token_ids_that_do_not_fit_the_items_are_refused(build: Build, tmp_path: Path) -> None:
+    build(tokens=True)
+    content = tokens_bytes([[1, 2], [3]])
+    (tmp_path / "bundle" / "text.tokens.safetensors").write_bytes(content)
+    manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_bytes())
+    manifest["files"]["text.tokens.safetensors"] = sha256_hex(content)
+    (tmp_path / "bundle" / "manifest.json").write_bytes(canonical_json(manifest))
+    with pytest.raises(FeatureError, match="texts of 8 items"):
+        open_tokens(tmp_path / "bundle")
+
+
+def test_token_ids_without_a_text_encoder_are_refused(build: Build, encoders: tuple[EncoderConfig, ...]) -> None:
+    with pytest.raises(FeatureError, match="catalogue without texts"):
+        build(encoders=[config for config in encoders if config.modality != "text"], tokens=True)
+
+
+def test_a_bundle_built_again_without_tokens_leaves_none_behind(build: Build, tmp_path: Path) -> None:
+    build(tokens=True)
+    build()
+    assert not (tmp_path / "bundle" / "text.tokens.safetensors").exists()

@@ -449,6 +449,18 @@ def test_a_run_whose_newest_snapshot_is_damaged_repeats_only_that_round(tmp_path
     assert resumed["damaged"]
 
 
+def test_a_damaged_snapshot_in_the_middle_is_left_out_of_the_average_and_named_in_the_journal(
+    tmp_path: Path, undisturbed: Snapshot
+) -> None:
+    run(tmp_path)
+    assert events(tmp_path, "averaged") == []
+    middle = tmp_path / "coordinator" / "rounds" / "00002.safetensors"
+    middle.write_bytes(middle.read_bytes()[:-7])
+    assert run(tmp_path).digest != undisturbed.digest
+    (averaged,) = events(tmp_path, "averaged")
+    assert list(averaged["left_out"]) == ["2"]  # type: ignore[call-overload]
+
+
 def test_a_workspace_is_not_resumed_with_another_plan(tmp_path: Path) -> None:
     run(tmp_path)
     (tmp_path / "plan.json").write_text(plan(rounds=9).model_dump_json())

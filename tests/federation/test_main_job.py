@@ -136,6 +136,21 @@ def test_without_privacy_the_record_says_so(data: Path, tmp_path: Path) -> None:
     assert {partner.name for partner in record.partners} <= {"north", "south", "others"}
 
 
+def test_a_snapshot_that_is_damaged_afterwards_leaves_a_gap_in_the_curve_and_a_note(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    assert read_run(finished).notes == ()
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / "coordinator" / "rounds" / "00002.safetensors").write_bytes(b"torn")
+    run(data, out, "--finish")
+    record = read_run(out)
+    assert [entry.round for entry in record.rounds] == [0, 1, 3]
+    (note,) = record.notes
+    assert "round 2" in note
+    assert note in (out / "report.html").read_text()
+
+
 def test_a_folder_that_holds_a_run_is_kept_unless_told_otherwise(data: Path, finished: Path) -> None:
     before = (finished / "run.json").read_bytes()
     done = run(data, finished, "--rounds", "1", status=2)

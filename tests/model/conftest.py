@@ -8,7 +8,7 @@ import torch
 
 from mmrec_model.config import FeatureSpec, ModelConfig, PrivacyConfig, RunConfig, TrainingConfig
 from mmrec_model.model.items import Items
-from mmrec_model.model.recommender import MultimodalRecommender, build_model
+from mmrec_model.model.recommender import RecommenderNetwork, build_model
 
 N_ITEMS = 30
 
@@ -40,12 +40,12 @@ def catalogue() -> Items:
 
 
 @pytest.fixture
-def model(config: RunConfig) -> MultimodalRecommender:
+def model(config: RunConfig) -> RecommenderNetwork:
     return build_model(config)
 
 
 @pytest.fixture
-def trained(model: MultimodalRecommender) -> MultimodalRecommender:
+def trained(model: RecommenderNetwork) -> RecommenderNetwork:
     """Weights as training might leave them: nothing is zero any more."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

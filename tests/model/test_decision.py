@@ -13,7 +13,7 @@ from mmrec_model.config import RunConfig
 from mmrec_model.model.decision_rules import local_weights, mean_ranks, opinions, rank_values, vote_values
 from mmrec_model.model.history import content_profiles, visible_history
 from mmrec_model.model.items import Items
-from mmrec_model.model.recommender import MultimodalRecommender, build_model
+from mmrec_model.model.recommender import RecommenderNetwork, build_model
 from mmrec_model.model.scoring import score_catalogue
 
 HISTORIES = [np.array([1, 2, 5]), np.array([7]), np.array([], dtype=np.int64), np.arange(10, 20)]
@@ -33,7 +33,7 @@ def run_with(config: RunConfig, **model: object) -> RunConfig:
     return RunConfig.model_validate(config.model_dump() | {"model": values})
 
 
-def trained_with(config: RunConfig, **model: object) -> MultimodalRecommender:
+def trained_with(config: RunConfig, **model: object) -> RecommenderNetwork:
     built, generator = build_model(run_with(config, **model)), torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in built.parameters():

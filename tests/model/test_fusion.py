@@ -18,7 +18,7 @@ from mmrec_model.model.folder import load_model, save_model
 from mmrec_model.model.fusion import FUSIONS, build_fusion
 from mmrec_model.model.fusion.interface import Fusion
 from mmrec_model.model.items import Items
-from mmrec_model.model.recommender import MultimodalRecommender, build_model, initial_state
+from mmrec_model.model.recommender import RecommenderNetwork, build_model, initial_state
 from mmrec_model.model.scoring import score_catalogue
 
 ALL = sorted(FUSIONS)
@@ -125,7 +125,7 @@ def run_with(config: RunConfig, **model: object) -> RunConfig:
     return parse_config(RunConfig, RunConfig.model_validate(values).model_dump_json(), source="test")
 
 
-def built(config: RunConfig, name: FusionName) -> tuple[RunConfig, MultimodalRecommender]:
+def built(config: RunConfig, name: FusionName) -> tuple[RunConfig, RecommenderNetwork]:
     chosen = run_with(config, fusion=name, **DEEP.get(name, {}))
     return chosen, build_model(chosen)
 

@@ -20,7 +20,7 @@ from mmrec_model.model.heads.outcomes import Outcomes
 from mmrec_model.model.items import Items
 from mmrec_model.model.loss import HistoryBatch
 from mmrec_model.model.objective import user_losses
-from mmrec_model.model.recommender import MultimodalRecommender, build_model, initial_state
+from mmrec_model.model.recommender import RecommenderNetwork, build_model, initial_state
 
 NAMES = ("a", "b", "c")
 N_ITEMS, K, F, NEGATIVES = 30, 5, 4, 3
@@ -31,7 +31,7 @@ def with_heads(config: RunConfig, **changes: object) -> RunConfig:
     return config.model_copy(update={"model": config.model.model_copy(update=heads)})
 
 
-def moved(model: MultimodalRecommender) -> MultimodalRecommender:
+def moved(model: RecommenderNetwork) -> RecommenderNetwork:
     """Weights as training might leave them."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def users_of(rng: np.random.Generator, users: int) -> HistoryBatch:
     )
 
 
-def parts_of(model: MultimodalRecommender, catalogue: Items, batch: HistoryBatch) -> dict[str, torch.Tensor]:
+def parts_of(model: RecommenderNetwork, catalogue: Items, batch: HistoryBatch) -> dict[str, torch.Tensor]:
     return dict(head_losses(model, catalogue, batch))
 
 

@@ -10,7 +10,7 @@ from mmrec_model.config import RunConfig
 from mmrec_model.errors import ModelError
 from mmrec_model.model.fusion import masked_softmax
 from mmrec_model.model.items import Items
-from mmrec_model.model.recommender import MultimodalRecommender, build_model, initial_state
+from mmrec_model.model.recommender import RecommenderNetwork, build_model, initial_state
 from mmrec_model.model.scoring import score_catalogue
 
 HISTORIES = [np.array([1, 2, 5]), np.array([7]), np.array([], dtype=np.int64)]
@@ -110,7 +110,7 @@ def test_a_state_of_another_model_is_refused(model):
 
 def test_a_model_without_a_modality_is_refused(config):
     with pytest.raises(ModelError, match="no modality"):
-        MultimodalRecommender(config.model, {})
+        RecommenderNetwork(config.model, {})
 
 
 def test_masked_softmax_is_zero_where_nothing_is_present_and_has_no_nan_gradient():

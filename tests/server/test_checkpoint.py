@@ -155,4 +155,6 @@ def test_a_damaged_snapshot_is_left_out_of_the_average_and_named(tmp_path: Path)
     kept.path(3).write_bytes(b"torn")
     averaged = kept.averaged(snapshot(4), 0.5)
     assert same(averaged, snapshot(4))
-    assert "round 3" in kept.damaged[0]
+    assert set(kept.left_out) == {3}
+    assert "cannot be read" in kept.left_out[3]
+    assert kept.damaged == []

@@ -87,6 +87,7 @@ def made_up_run(*, partners: int = 7, rounds: int = 12, private: bool = True) ->
             },
             "encoded_now": 1107,
         },
+        "model": {"scope": "fusion", "trained_weights": 2354, "weights": 2354},
         "partners": [partner(number, epsilon) for number in range(partners)],
         "metrics": metrics(0.0832),
         "standard_errors": metrics(0.0011),
@@ -137,6 +138,7 @@ def made_up_run(*, partners: int = 7, rounds: int = 12, private: bool = True) ->
             "note": "Every partner draws its own noise.",
         },
         "wall_seconds": 275.4,
+        "notes": [],
     }
 
 
@@ -468,3 +470,12 @@ def test_the_description_of_the_file_names_every_field(repository: Path) -> None
             inner = [part for part in (field.annotation, *get_args(field.annotation)) if isinstance(part, type)]
             classes += [part for part in inner if issubclass(part, BaseModel) and part not in classes]
     assert len(classes) >= 9
+
+
+def test_notes_are_on_the_page_and_a_record_without_them_has_none(tmp_path: Path) -> None:
+    run = made_up_run()
+    del run["notes"]
+    assert parse_run(run).notes == ()
+    html, _ = page(run | {"notes": [f"The average does without round 3 {HOSTILE}"]}, tmp_path)
+    assert "The average does without round 3" in html
+    assert HOSTILE not in html

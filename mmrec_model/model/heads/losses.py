@@ -25,10 +25,10 @@ from mmrec_model.model.items import Items
 if TYPE_CHECKING:
     from mmrec_model.model.heads.outcomes import Outcomes
     from mmrec_model.model.loss import HistoryBatch
-    from mmrec_model.model.recommender import MultimodalRecommender
+    from mmrec_model.model.recommender import RecommenderNetwork
 
 
-def head_losses(model: MultimodalRecommender, catalogue: Items, batch: HistoryBatch) -> dict[HeadName, Tensor]:
+def head_losses(model: RecommenderNetwork, catalogue: Items, batch: HistoryBatch) -> dict[HeadName, Tensor]:
     """Loss of each user `[B]`, per head of the model and without its weight.
 
     Args:
@@ -46,11 +46,12 @@ def head_losses(model: MultimodalRecommender, catalogue: Items, batch: HistoryBa
     losses: dict[HeadName, Tensor] = {}
     if len(model.heads.rows):
         visible_BFK = without_own(batch.items_BL[:, : mask_BK.shape[1]], mask_BK, rows.items_BF)
-        logits = model.heads.row_logits(model.pairs(history, visible_BFK, rows.items(catalogue)), rows)
+        pairs = model.pairs(history, visible_BFK, rows.items(catalogue), batch.own)
+        logits = model.heads.row_logits(pairs, rows)
         losses |= row_losses(model.config, logits, rows)
     if "category" in model.config.heads:
         visible_BKK = visible_history(mask_BK, leave_one_out=True)
-        users_BKH = model.user_vectors(history, visible_BKK)
+        users_BKH = model.user_vectors(history, visible_BKK, batch.own)
         logits_BKC = model.heads.category(users_BKH, visible_BKK, rows.category_BK)
         losses["category"] = category_loss(logits_BKC, rows.category_BK, mask_BK)
     return losses

@@ -14,14 +14,14 @@ from mmrec_model.model.heads.losses import without_own
 from mmrec_model.model.heads.outcomes import Outcomes
 from mmrec_model.model.history import visible_history
 from mmrec_model.model.items import Items
-from mmrec_model.model.recommender import MultimodalRecommender
+from mmrec_model.model.recommender import RecommenderNetwork
 from mmrec_model.model.scoring import padded
 
 Ints = npt.NDArray[np.int64]
 
 
 def predict_rows(
-    model: MultimodalRecommender, catalogue: Items, histories: Sequence[Ints], rows: FeedbackBatch, category_N: Ints
+    model: RecommenderNetwork, catalogue: Items, histories: Sequence[Ints], rows: FeedbackBatch, category_N: Ints
 ) -> dict[HeadName, npt.NDArray[np.float64]]:
     """Probabilities and expected ratings `[B, F]` of the heads that judge rows; meaningless where padded.
 
@@ -43,7 +43,7 @@ def predict_rows(
 
 
 def predict_categories(
-    model: MultimodalRecommender, catalogue: Items, histories: Sequence[Ints], category_N: Ints
+    model: RecommenderNetwork, catalogue: Items, histories: Sequence[Ints], category_N: Ints
 ) -> npt.NDArray[np.float64]:
     """Probability of each public category `[B, C]` to be taken next; arguments as of `predict_rows`."""
     history_BK, mask_BK = padded(histories)

@@ -161,3 +161,19 @@ def test_seeds_are_averaged_per_user_before_the_error(grid: Path, record: GridRe
     assert {entry.seeds for entry in both.table} == {2}
     assert isinstance(once.table[0].test, Estimate)
     assert json.loads((grid / "grid.json").read_text())["schema"] == 1
+
+
+def test_the_commands_of_the_page_run(
+    repository: Path, small_partner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMREC_CACHE", str(small_partner.parent / "vectors"))
+    lines = re.findall(r"^mmrec simulate (--scenario.*)$", (repository / "docs/scenarios.md").read_text(), re.MULTILINE)
+    app = typer.Typer()
+    register(app)
+    counts = []
+    for line, smaller in zip(lines, ("modalities=text", "fusion=attention"), strict=True):
+        words = [str(tmp_path / word) if word.startswith("runs/") else word for word in line.split()]
+        more = ("--data", str(small_partner), *SETTINGS, "--only", smaller, "--only", "modalities=text")
+        assert CliRunner().invoke(app, [*words, *more]).exit_code == 0
+        counts.append(len(read_grid(tmp_path / "runs/grid").cells))
+    assert counts == [2, 3]

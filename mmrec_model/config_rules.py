@@ -1,0 +1,66 @@
+"""What the settings of one model must agree on: nothing is given that nothing reads, and nothing is missing.
+
+Each function raises `ValueError` with the value and the rule, which the configuration turns into a `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmrec_model.config import ModelConfig
+
+_READ_BY = {
+    "fusion_layers": ("concat", "transformer"),
+    "fusion_heads": ("cross_attention", "transformer"),
+    "decision_rule": ("decision",),
+    "decision_weights": ("decision",),
+}
+_NOT_READ_BY = {"tower": "decision", "user_media": "decision"}
+"""The scores of decision fusion are made of the history's content profiles, without a user vector."""
+_READ_WITH = {
+    "positions": ("tower", "sequence"),
+    "decision_temperature": ("decision_weights", "local"),
+    "decision_votes": ("decision_rule", "vote"),
+}
+
+
+def refuse_unread(model: ModelConfig) -> None:
+    """Refuse a value that would do nothing, and a width that the heads do not divide."""
+    fields = type(model).model_fields
+    given = {name: getattr(model, name) for name, field in fields.items() if getattr(model, name) != field.default}
+    for name, readers in _READ_BY.items():
+        if name in given and model.fusion not in readers:
+            raise ValueError(f"{name} is {given[name]!r}, and fusion {model.fusion!r} does not read it; {readers} do")
+    for name, family in _NOT_READ_BY.items():
+        if name in given and model.fusion == family:
+            raise ValueError(f"{name} is {given[name]!r}, and fusion {family!r} does not read it; all others do")
+    for name, (reader, needed) in _READ_WITH.items():
+        if name in given and getattr(model, reader) != needed:
+            raise ValueError(f"{name} is {given[name]!r}, and is read only where {reader} is {needed!r}")
+    if model.fusion in _READ_BY["fusion_heads"] and model.hidden % model.fusion_heads:
+        raise ValueError(f"hidden {model.hidden} is no multiple of fusion_heads {model.fusion_heads}")
+    if model.modalities is not None and len(set(model.modalities)) < len(model.modalities):
+        raise ValueError(f"modalities {list(model.modalities)} name one of them twice")
+
+
+def refuse_incomplete_heads(model: ModelConfig) -> None:
+    """Refuse heads without what they learn from, and with a tower that cannot keep a label from them."""
+    if model.heads and model.tower == "sequence":
+        raise ValueError(
+            "heads need the tower 'attention': they leave a row's own item out of the history, and the states of "
+            "the tower 'sequence' behind that item would betray it"
+        )
+    if model.cvr_loss == "esmm" and not {"ctr", "cvr"} <= set(model.heads):
+        raise ValueError("cvr_loss 'esmm' needs the heads 'ctr' and 'cvr'")
+    if model.ctr_scorer == "deepfm" and "ctr" not in model.heads:
+        raise ValueError("ctr_scorer 'deepfm' needs the head 'ctr'")
+    if "category" in model.heads and len(model.categories) < 2:
+        raise ValueError("the head 'category' needs at least 2 names in categories")
+    if len(set(model.categories)) != len(model.categories):
+        raise ValueError("categories has a name twice")
+    if not -math.inf < model.rating_scale[0] < model.rating_scale[1] < math.inf:
+        raise ValueError("rating_scale must be a finite lowest rating below a finite highest one")
+    if set(model.base_rates) != {"ctr", "cvr"}:
+        raise ValueError("base_rates needs exactly 'ctr' and 'cvr'")
