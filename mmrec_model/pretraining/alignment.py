@@ -8,7 +8,6 @@ similarity is its own? Shapes: B items of a batch, N held-out items, K shared wi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from mmrec_model.config import Modality
-from mmrec_model.errors import DataError
 from mmrec_model.pretraining.loop import Figures
 from mmrec_model.pretraining.settings import PretrainingSettings
-from mmrec_model.pretraining.towers import Tower
+from mmrec_model.pretraining.towers import LEAST_SHARED, Tower, sharing_pairs
 
-LEAST_SHARED = 2
 _CUTOFFS = (1, 10)
 Rows = npt.NDArray[np.int64]
 
@@ -68,13 +65,7 @@ class AlignmentObjective:
         self.network: nn.Module = nn.ModuleDict(dict(towers.items())).to(settings.device)
         self._towers, self._settings = towers, settings
         self._training, self._held_out = np.flatnonzero(~held_out_N), np.flatnonzero(held_out_N)
-        pairs = list(combinations(towers, 2))
-        self._pairs = [pair for pair in pairs if min(self._shared(pair, rows) for rows in self._sides) >= LEAST_SHARED]
-        if not self._pairs:
-            raise DataError(
-                f"no two of {', '.join(towers)} lie in {LEAST_SHARED} items of both the training and the held-out part",
-                remedy="Give items at least two media each, or hold out a larger share",
-            )
+        self._pairs = sharing_pairs(towers, held_out_N)
         self.modalities: tuple[Modality, ...] = tuple(one for one in towers if any(one in pair for pair in self._pairs))
         count_N = np.sum([towers[modality].present_N for modality in self.modalities], axis=0)
         self._training = self._training[count_N[self._training] > 1]
@@ -97,10 +88,6 @@ class AlignmentObjective:
                 found = retrieval(*(self._rows_of(vectors, one, self._held_out, both) for one in (query, answer)))
                 figures |= {f"{query}->{answer} {name}": value for name, value in found.items()}
         return figures
-
-    @property
-    def _sides(self) -> tuple[Rows, Rows]:
-        return self._training, self._held_out
 
     def _vectors(self, rows: Rows, epoch: int | None) -> dict[Modality, Tensor]:
         """Unit vectors of the items of `rows` that have the modality, in their order."""
@@ -130,6 +117,3 @@ class AlignmentObjective:
     def _both(self, pair: Sequence[Modality], rows: Rows) -> npt.NDArray[np.bool_]:
         both: npt.NDArray[np.bool_] = self._towers[pair[0]].present_N[rows] & self._towers[pair[1]].present_N[rows]
         return both
-
-    def _shared(self, pair: Sequence[Modality], rows: Rows) -> int:
-        return int(self._both(pair, rows).sum())

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mmrec_model.pretraining.loop import History
     from mmrec_model.pretraining.settings import PretrainingSettings
 
-Task = Literal["mlm", "nsp", "mlm+nsp", "align"]
+Task = Literal["mlm", "nsp", "mlm+nsp", "align", "masked-feature"]
 _TEXT = ("mlm", "nsp", "mlm+nsp")
 _ONLY_FOR = {
     "max_tokens": (_TEXT, "--max-tokens"),
@@ -33,7 +33,7 @@ def pretrain(  # noqa: PLR0917 - one argument per option
         list[str] | None,
         typer.Option(
             help="Encoder to start from: a folder, a hub id, 'embedded' or, for mlm and nsp, 'small' (the default). "
-            "For align MODALITY=SOURCE, once per modality; by default all, embedded."
+            "For align and masked-feature MODALITY=SOURCE, once per modality; by default all, embedded."
         ),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Most passes over the items.")] = 20,

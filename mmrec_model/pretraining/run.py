@@ -38,8 +38,8 @@ def run_pretraining(
 
         history = pretrain_text(corpus, settings, work, progress)
     else:
-        from mmrec_model.pretraining.alignment_task import pretrain_alignment  # noqa: PLC0415 - torchvision
+        from mmrec_model.pretraining.modalities_task import pretrain_modalities  # noqa: PLC0415 - torchvision
 
-        history = pretrain_alignment(corpus, settings, work, progress)
+        history = pretrain_modalities(corpus, settings, work, progress)
     publish(work, out)
     return history

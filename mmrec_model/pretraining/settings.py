@@ -9,7 +9,7 @@ from pydantic import Field
 from mmrec_model.canonical import canonical_json, sha256_hex
 from mmrec_model.config import Count, Modality, NonNegative, Positive, Strict, Width
 
-Task = Literal["mlm", "nsp", "mlm+nsp", "align"]
+Task = Literal["mlm", "nsp", "mlm+nsp", "align", "masked-feature"]
 TEXT_TASKS: tuple[Task, ...] = ("mlm", "nsp", "mlm+nsp")
 Trainable = Literal["audio", "video"]
 SMALL = "small"
@@ -20,7 +20,7 @@ class PretrainingSettings(Strict):
     """One pretraining.
 
     Attributes:
-        task: masked words, sentence pairs, both, or alignment.
+        task: masked words, sentence pairs, both, alignment, or masked modalities.
         seed: of weights, order, masks and the held-out part.
         epochs: most passes over the items.
         batch_size: items of a step.

@@ -7,7 +7,8 @@ changed. Shapes: N items, B items of a batch, D raw width, P principal axes, K s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from mmrec_model.config import EncoderConfig, TransformConfig
+from mmrec_model.config import EncoderConfig, Modality, TransformConfig
 from mmrec_model.encoders.augmentation import Augmentation
 from mmrec_model.encoders.decoding import Decoder
 from mmrec_model.encoders.image import ImageEncoder
@@ -26,9 +27,11 @@ from mmrec_model.encoders.projected import Projection
 from mmrec_model.encoders.reading import Arrays, Reading
 from mmrec_model.encoders.recurrent import RecurrentAudioEncoder, RecurrentFilmEncoder, RecurrentSettings, pad_frames
 from mmrec_model.encoders.sounds import BANDS
+from mmrec_model.errors import DataError
 from mmrec_model.features.transform import fit_transform
 from mmrec_model.pretraining.settings import PretrainingSettings
 
+LEAST_SHARED = 2
 _AXES = 64
 """Principal axes of frozen vectors that a head reads; more would let it learn a small catalogue by heart."""
 _CROP_SHARE, _FLIP_RATE = 0.6, 0.0
@@ -49,6 +52,27 @@ class Tower(nn.Module):
         raise NotImplementedError
 
 
+def sharing_pairs(
+    towers: Mapping[Modality, Tower], held_out_N: npt.NDArray[np.bool_]
+) -> list[tuple[Modality, Modality]]:
+    """The pairs of modalities that something can be learned of: both sides of the split have two items with both.
+
+    Raises:
+        DataError: there is none.
+    """
+    pairs = []
+    for first, second in combinations(towers, 2):
+        both_N = towers[first].present_N & towers[second].present_N
+        if min((both_N & ~held_out_N).sum(), (both_N & held_out_N).sum()) >= LEAST_SHARED:
+            pairs.append((first, second))
+    if not pairs:
+        raise DataError(
+            f"no two of {', '.join(towers)} lie in {LEAST_SHARED} items of both the training and the held-out part",
+            remedy="Give items at least two media each, or hold out a larger share",
+        )
+    return pairs
+
+
 class FrozenTower(Tower):
     """A head over the whitened principal axes of frozen vectors, both fitted on training items alone."""
 
@@ -61,8 +85,11 @@ class FrozenTower(Tower):
 
     def forward(self, rows: list[int], epoch: int | None) -> Tensor:  # noqa: ARG002 - vectors are frozen
         """Unit vectors [B, K]; the same in every epoch."""
-        axes_BP = self._axes_NP[rows].to(self.head.weight.device)
-        return normalize(self.head(axes_BP))
+        return normalize(self.head(self.axes(rows)))
+
+    def axes(self, rows: list[int]) -> Tensor:
+        """Unit vectors [B, P] that the head reads."""
+        return self._axes_NP[rows].to(self.head.weight.device)
 
     def projection(self) -> Projection:
         """Axes and head as one map: lengths of rows cancel, because the result has unit rows."""

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from mmrec_model.config import EncoderConfig, TransformConfig
 from mmrec_model.data.catalogue import open_catalogue
 from mmrec_model.encoders.attested import CARD
+from mmrec_model.encoders.interface import UNKNOWN_LICENCE
 from mmrec_model.encoders.registry import load_encoder
 from mmrec_model.errors import EncoderError, UsageError
 from mmrec_model.features.bundle import build_bundle
@@ -27,7 +29,7 @@ BASES = {"text": "embedded", "image": "embedded"}
 
 
 def run(data: Path, out: Path, **more: Any) -> Path:
-    chosen: dict[str, Any] = {"task": "align", "width": 16, "held_out": 0.25, "epochs": 15, "learning_rate": 1e-2}
+    chosen: dict[str, Any] = {"task": "align", "width": 16, "held_out": 0.25, "epochs": 12, "learning_rate": 1e-2}
     run_pretraining(data, out, PretrainingSettings(**(chosen | more)), overwrite=False, progress=lambda *_: None)
     return out
 
@@ -67,14 +69,24 @@ def test_the_folders_give_the_space_that_was_measured(aligned: Path, catalogue: 
 
 
 def test_a_bundle_is_built_from_the_folders(aligned: Path, catalogue: Path, tmp_path: Path) -> None:
+    few = pq.read_table(catalogue / "items.parquet").slice(0, 12)
+    pq.write_table(few, tmp_path / "items.parquet")
+    for name in few["image"].to_pylist():
+        shutil.copy(catalogue / name, tmp_path)
     encoders = [EncoderConfig(modality=modality, source=str(aligned / modality)) for modality in BASES]
     bundle = build_bundle(
-        open_catalogue(catalogue), tmp_path / "bundle", encoders=encoders, transform=TransformConfig(dims=8),
+        open_catalogue(tmp_path), tmp_path / "bundle", encoders=encoders, transform=TransformConfig(dims=8),
         store=tmp_path / "store",
     )  # fmt: skip
+    assert bundle.present_NM.shape == (12, 2)
     assert bundle.present_NM.all()
-    licence = bundle.manifest["encoders"]["image"]["licence"] if "encoders" in bundle.manifest else "Apache-2.0"
-    assert licence == "Apache-2.0"
+    for modality, config in zip(BASES, encoders, strict=True):
+        described = bundle.manifest["modalities"][modality]["encoder"]
+        card = json.loads((aligned / modality / CARD).read_text())
+        assert described["digest"] == load_encoder(config).digest
+        assert described["recipe"]["base"] == card["base"][modality]["digest"]
+        assert described["licence"] == card["licence"] != UNKNOWN_LICENCE
+        assert described["dim"] == 16
 
 
 def test_a_folder_of_another_modality_or_base_or_damaged_is_refused(aligned: Path, tmp_path: Path) -> None:

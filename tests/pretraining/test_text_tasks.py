@@ -38,7 +38,7 @@ def card_of(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def both(catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(catalogue, tmp_path_factory.mktemp("text") / "both", task="mlm+nsp", epochs=12)
+    return run(catalogue, tmp_path_factory.mktemp("text") / "both", task="mlm+nsp", epochs=5)
 
 
 def test_masked_words_are_predicted_better_than_any_count_of_words_can(both: Path) -> None:
@@ -48,8 +48,8 @@ def test_masked_words_are_predicted_better_than_any_count_of_words_can(both: Pat
 
 
 def test_held_out_pairs_are_told_apart_better_than_by_chance(stories: Path, tmp_path: Path) -> None:
-    larger = {"width": 64, "max_tokens": 64, "batch_size": 32, "held_out": 0.1, "learning_rate": 3e-3}
-    after = card_of(run(stories, tmp_path / "nsp", task="nsp", epochs=8, **larger))["held_out"]["after"]
+    larger = {"width": 64, "max_tokens": 48, "batch_size": 32, "held_out": 0.1, "learning_rate": 4e-3}
+    after = card_of(run(stories, tmp_path / "nsp", task="nsp", epochs=5, **larger))["held_out"]["after"]
     assert after["nsp_pairs"] >= 100
     assert after["nsp_accuracy"] > after["nsp_chance"] + 3 * math.sqrt(0.25 / (after["nsp_pairs"] / 4))
 

@@ -1,4 +1,4 @@
-"""Alignment from items to one encoder folder per modality, all of whose vectors lie in one space.
+"""Tasks over several modalities, from items to one encoder folder each, all of whose vectors lie in one space.
 
 OUT/<modality>/         what `EncoderConfig.source` accepts (`mmrec_model.encoders.projected`), with a card of its own
 OUT/<modality>/base/    the encoder behind the projection, if it has no published name or was trained here
@@ -7,7 +7,7 @@ OUT/pretraining.json    the card of the whole
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +37,15 @@ from mmrec_model.pretraining.frozen_bases import (
     keep_base,
 )
 from mmrec_model.pretraining.loop import History, train
+from mmrec_model.pretraining.masked_features import MaskedFeatureObjective
 from mmrec_model.pretraining.publication import Provenance, describe, result_folder, write_card
 from mmrec_model.pretraining.settings import PretrainingSettings
 from mmrec_model.pretraining.towers import FilmTower, FrozenTower, RecurrentTower, SoundTower, Tower
 
-_NOTE = "aligned with the other modalities of a public catalogue"
+_NOTES = {
+    "align": "aligned with the other modalities of a public catalogue",
+    "masked-feature": "trained to predict the other modalities of a public catalogue",
+}
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,19 @@ class _Part:
     base: FrozenBase | None
 
 
-def pretrain_alignment(corpus: Corpus, settings: PretrainingSettings, work: Path, progress: Progress) -> History:
+def pretrain_modalities(corpus: Corpus, settings: PretrainingSettings, work: Path, progress: Progress) -> History:
     """Train, and write the result below `work`.
 
     Raises:
         DataError: too few items have two modalities.
-        UsageError: fewer than two modalities.
+        UsageError: fewer than two modalities, or an encoder to be trained where vectors are to be predicted.
         EncoderError: a base cannot be used, or the training fails.
     """
+    if settings.task == "masked-feature" and settings.train_encoder is not None:
+        raise UsageError(
+            f"masked-feature predicts frozen vectors, {settings.train_encoder} was to be trained",
+            remedy="Leave out --train-encoder, or align",
+        )
     sources = chosen_modalities(corpus, settings)
     held_out_N = corpus.held_out(settings.seed, settings.held_out)
     digest = corpus.digest(tuple(sources))
@@ -69,7 +78,8 @@ def pretrain_alignment(corpus: Corpus, settings: PretrainingSettings, work: Path
             modality: _part(corpus, modality, source, held_out_N, settings, progress)
             for modality, source in sources.items()
         }
-    objective = AlignmentObjective({name: part.tower for name, part in parts.items()}, held_out_N, settings)
+        towers = {name: part.tower for name, part in parts.items()}
+        objective = _objective(towers, corpus.item_ids, held_out_N, settings)
     facts: dict[str, Mapping[str, str]] = {
         name: _base_facts(part) for name, part in parts.items() if name in objective.modalities
     }
@@ -86,6 +96,16 @@ def pretrain_alignment(corpus: Corpus, settings: PretrainingSettings, work: Path
     together = Provenance(digest, len(corpus), int(held_out_N.sum()), facts, joint_licence(list(licences.values())))
     write_card(result_folder(work), describe(settings, together, history))
     return history
+
+
+def _objective(
+    towers: Mapping[Modality, Tower], item_ids: Sequence[str], held_out_N: npt.NDArray[np.bool_],
+    settings: PretrainingSettings,
+) -> AlignmentObjective | MaskedFeatureObjective:  # fmt: skip
+    if settings.task == "align":
+        return AlignmentObjective(towers, held_out_N, settings)
+    frozen = {name: tower for name, tower in towers.items() if isinstance(tower, FrozenTower)}
+    return MaskedFeatureObjective(frozen, item_ids, held_out_N, settings)
 
 
 def _part(  # noqa: PLR0917 - what a modality is made of
@@ -125,11 +145,11 @@ def _write(folder: Path, modality: Modality, part: _Part, settings: PretrainingS
         inside = folder / BASE_FOLDER
         recurrence = part.tower.recurrence if isinstance(part.tower, RecurrentTower) else None
         if isinstance(recurrence, RecurrentAudioEncoder):
-            save_audio_network(inside, recurrence, note=_NOTE)
+            save_audio_network(inside, recurrence, note=_NOTES[settings.task])
         elif isinstance(recurrence, RecurrentFilmEncoder):
-            save_film_network(inside, recurrence, image=_pictures(settings), note=_NOTE)
+            save_film_network(inside, recurrence, image=_pictures(settings), note=_NOTES[settings.task])
         (inside / "README.md").write_text(f"---\nlicense: {OWN_LICENCE}\n---\n", encoding="utf-8")
         config = encoder_config(modality, str(inside), settings)
         base = load_encoder(config)
-    save_projected(folder, base, config, part.tower.projection(), note=_NOTE)
+    save_projected(folder, base, config, part.tower.projection(), note=_NOTES[settings.task])
     return base
