@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mmrec_model.errors import FeatureError
 from mmrec_model.features.folder import open_tokens, open_transform
 from mmrec_model.features.transform import CatalogueTransform
 
@@ -46,7 +47,16 @@ class Texts:
     def from_arrays(
         cls, ids_R: npt.NDArray[np.int32], offsets_N1: npt.NDArray[np.int64], fit: CatalogueTransform
     ) -> Texts:
-        """All texts of a catalogue, in its order."""
+        """All texts of a catalogue, in its order.
+
+        Raises:
+            FeatureError: the map reads a selection of the encoder's numbers, which a tuned encoder would outgrow.
+        """
+        if fit.kept_W is not None:
+            raise FeatureError(
+                f"the bundle's text map reads {int(fit.kept_W.sum())} selected numbers of {fit.width}",
+                remedy="Build the bundle of a run that tunes its text encoder with select 'none'",
+            )
         return cls(
             ids_R=torch.tensor(ids_R, dtype=torch.int64),
             offsets_N1=torch.tensor(offsets_N1, dtype=torch.int64),

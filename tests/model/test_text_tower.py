@@ -15,8 +15,8 @@ from client.gradients.contract import clip_coefficients, select_users
 from client.neighbour_replay import recorded_step, refuse_mixed_users, replay_neighbours
 from client.private_step import StepPlan
 from mmrec_model.config import ModelConfig, Scope, TransformConfig, TunedTextConfig
-from mmrec_model.errors import ModelError, PrivacyError
-from mmrec_model.features.transform import fit_transform
+from mmrec_model.errors import FeatureError, ModelError, PrivacyError
+from mmrec_model.features.transform import CatalogueTransform, fit_transform
 from mmrec_model.model.heads.losses import head_losses
 from mmrec_model.model.heads.outcomes import Outcomes
 from mmrec_model.model.items import Items
@@ -357,3 +357,10 @@ def test_heads_read_the_tuned_text_and_every_gradient_stays_that_of_one_user():
         torch.testing.assert_close(total.double(), sum(part[position] for part in alone), atol=1e-6, rtol=1e-5)
     inside = [total for name, total in zip(names, found.sums, strict=True) if name.startswith("encoder.")]
     assert any(total.abs().max() > 1e-8 for total in inside)
+
+
+def test_a_map_of_selected_numbers_is_refused():
+    kept = np.array([True, False, True])
+    fit = CatalogueTransform(np.zeros(2), np.eye(2), 1.0, kept)
+    with pytest.raises(FeatureError, match="2 selected numbers of 3"):
+        Texts.from_arrays(np.zeros(1, np.int32), np.array([0, 1]), fit)
