@@ -94,19 +94,29 @@ def words(record: GridRecord) -> list[str]:
         if one.fusion == "mean":
             parts = ", ".join(f"{name} {_signed_pm(value)}" for name, value in _by_value(one))
             sentences.append(f"With {hidden_name(one.hidden)}, the modalities add {parts} on average over the fusions.")
-    means = {one.hidden: one.full for one in record.findings.contributions if one.fusion == "mean"}
-    if "0" in means:
-        sentences += [
-            f"With {hidden_name(share)} all modalities together reach {full:.4f} instead of {means['0']:.4f}."
-            for share, full in means.items()
-            if share != "0"
-        ]
+    sentences += _cost_of_hiding(record)
     above = sum(cell.verdict.low > 0 for cell in record.cells)
     below = sum(cell.verdict.high < 0 for cell in record.cells)
     sentences.append(
         f"Of {len(record.cells)} trained models {above} are above the best floor of their cell with 95 % confidence, "
         f"{below} below it, and {len(record.cells) - above - below} are neither."
     )
+    return sentences
+
+
+def _cost_of_hiding(record: GridRecord) -> list[str]:
+    """What all modalities together reach with hidden media, over the fusions that were run with and without."""
+    full = {(one.hidden, one.fusion): one.full for one in record.findings.contributions if one.fusion != "mean"}
+    sentences = []
+    for share in dict.fromkeys(hidden for hidden, _ in full if hidden != "0"):
+        both = [fusion for hidden, fusion in full if hidden == share and ("0", fusion) in full]
+        if both:
+            with_it, without = (sum(full[hidden, fusion] for fusion in both) / len(both) for hidden in (share, "0"))
+            names = ", ".join(map(_fusion, both))
+            sentences.append(
+                f"With {hidden_name(share)} all modalities together reach {with_it:.4f} instead of {without:.4f}, "
+                f"as the mean over {names}."
+            )
     return sentences
 
 
