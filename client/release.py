@@ -8,7 +8,8 @@ is found again and sent as it was. What leaves is the `Reply` fields and the arr
     DESCRIBE    name, public number of users                                                price 0
     POPULARITY  noised item counts                                                          one Gaussian release
     TRAIN       change of the trained weights after noised, clipped steps; witness block    sampled Gaussian steps
-    these three the signed head of the ledger, the proof that it only grew, own rotations   price 0
+    RECEIPT     nothing                                                                     price 0
+    these four  the signed head of the ledger, the proof that it only grew, own rotations   price 0
     any kind    a refusal: a policy code and a text without private values                  price 0
 """
 
@@ -91,6 +92,8 @@ def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answe
     _check_request(config, kind, request, arrays)
     with site.open_ledger() as ledger:
         challenge = confirm(ledger, kind, request)
+        if kind is Kind.RECEIPT:
+            return Answer(_reply(site, kind, request, show(ledger, challenge)))
         check_run(
             site.policy,
             config,

@@ -23,7 +23,7 @@ from server.checkpoint import CheckpointStore, Snapshot, export_state
 from server.journal import Journal, WaveFacts
 from server.messages import pack_arrays
 from server.sites import Sites
-from server.strategy import PrivateFederation, describe, online, release_popularity
+from server.strategy import PrivateFederation, describe, online, release_popularity, send_receipts
 from server.waves import Enrolment, VoidWave
 from server.witness import WitnessWatch
 
@@ -110,6 +110,7 @@ def _train(
         num_rounds=max(0, config.training.rounds - snapshot.round),
         timeout=config.round_timeout,
     )
+    journal.write("receipts", **send_receipts(grid, config, enrolment, sites).to_json())
     return strategy.snapshot
 
 

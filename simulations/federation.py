@@ -116,7 +116,7 @@ def train(prepared: Prepared, engine: Engine, progress: Progress, watch: Stopwat
         if engine == "flower":
             run_with_flower(prepared.recipe.out, len(prepared.sites))
             return
-        messages = len(prepared.sites) * (prepared.config.training.rounds + 2)
+        messages = len(prepared.sites) * (prepared.config.training.rounds + 3)
         run_loopback(
             server_app,
             client_app,

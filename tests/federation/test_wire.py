@@ -50,6 +50,7 @@ from simulations.workspace import Recipe, found
 
 N_ITEMS, ROUNDS, SEED = 40, 3, 5_813_471_923
 USERS = {"alpha": 911, "beta": 1013, "gamma": 1103}
+FREE = {Kind.DESCRIBE, Kind.RECEIPT}
 SECRET = "SECRET"  # noqa: S105 - planted, to be searched for
 
 
@@ -96,7 +97,7 @@ class Tape:
         for _, reply in self.messages:
             said = reply.content.config_records[FIELDS]
             kind = Kind(str(said["kind"]))
-            if said["partner"] == site.config.name and kind is not Kind.DESCRIBE:
+            if said["partner"] == site.config.name and kind not in FREE:
                 found.append((kind, arrays_of(reply)))
         return found
 
@@ -325,7 +326,9 @@ def records_of(site: Site) -> tuple[Record, ...]:
 
 def test_the_recording_holds_a_whole_federation(tape: Tape) -> None:
     kinds = [Kind(request.metadata.message_type) for request, _ in tape.messages]
-    assert kinds == [kind for kind in (Kind.DESCRIBE, Kind.POPULARITY, *[Kind.TRAIN] * ROUNDS) for _ in USERS]
+    assert kinds == [
+        kind for kind in (Kind.DESCRIBE, Kind.POPULARITY, *[Kind.TRAIN] * ROUNDS, Kind.RECEIPT) for _ in USERS
+    ]
     assert not any(reply.has_error() for _, reply in tape.messages)
     assert all(reply.content.config_records[FIELDS]["refusal"] == "" for _, reply in tape.messages)
     known = tape.known
@@ -335,7 +338,7 @@ def test_the_recording_holds_a_whole_federation(tape: Tape) -> None:
 
 def schema(kind: Kind, config: RunConfig) -> dict[str, tuple[int, ...]]:
     """The arrays that a reply of a kind may hold, from the contract and the model."""
-    if kind is Kind.DESCRIBE:
+    if kind in FREE:
         return {}
     if kind is Kind.POPULARITY:
         return {"counts": (config.features.items,)}
@@ -502,6 +505,14 @@ def test_every_array_that_left_was_reserved_before_and_committed_with_its_digest
             assert ledger.dangling() == []
             assert len(ledger.spent()) == len(replies)
     assert priced == len(USERS) * (1 + ROUNDS)
+
+
+def test_every_ledger_ends_with_the_countersignature_of_all_that_was_charged(tape: Tape) -> None:
+    for site in tape.sites:
+        *before, last = records_of(site)
+        assert last.type == RecordType.COUNTERSIGN
+        assert last.whole("size") == len(before)
+        assert before[-1].type == RecordType.COMMIT
 
 
 def test_the_partners_open_no_connection(tape: Tape) -> None:
