@@ -6,7 +6,8 @@ A request is answered if, in this order:
 3. its nonce was neither answered and countersigned before, nor served another round (`NONCE`);
 4. the last head that the coordinator says it saw is one of this ledger: a longer one is a `ROLLBACK` of the ledger, a
    different one a `FORK`;
-5. the countersignature of that head is by the same key (`SIGNATURE`); it is written into the ledger, once.
+5. the countersignature of that head is by the same key (`SIGNATURE`); it is written into the ledger, once, and for a
+   RECEIPT only if it covers more than countersignatures: nobody makes a ledger grow for nothing.
 
 All of this happens before anything is charged. The answer shows the ledger's head, signed with the nonce, and the
 rotations of the partner's own key that the coordinator has not seen. A ledger that names no server key belongs to a
@@ -78,7 +79,8 @@ def confirm(ledger: Ledger, kind: Kind, request: Request) -> Challenge | None:
             FaultCode.NONCE, "the request's nonce was answered before", remedy="Refuse the message: it is a replay"
         )
     require_prefix(seen, len(ledger.records), ledger.history.tree.root, whose="the coordinator's last head")
-    if receipt is not None and (RecordType.COUNTERSIGN, receipt.nonce) not in ledger.history.once:
+    known = receipt is None or (RecordType.COUNTERSIGN, receipt.nonce) in ledger.history.once
+    if receipt is not None and not known and (kind is not Kind.RECEIPT or _covers_more(ledger, receipt.head)):
         ledger.countersigned(receipt)
     return Challenge(nonce, seen.size)
 
@@ -106,6 +108,13 @@ def _known(ledger: Ledger, request: Request) -> _Claim:
         case [str(nonce), int(size), str(root)] if size >= 0:
             return nonce, Head(size, NO_HEAD.hash, root), None
     raise _malformed("known")
+
+
+def _covers_more(ledger: Ledger, head: Head) -> bool:
+    """Whether `head` covers a record that no countersignature in the ledger covers, other than countersignatures."""
+    signed = [record.whole("size") for record in ledger.records if record.type == RecordType.COUNTERSIGN]
+    since = ledger.records[max(signed, default=0) : head.size]
+    return any(record.type != RecordType.COUNTERSIGN for record in since)
 
 
 def _own_keys(records: Sequence[Record]) -> list[str]:

@@ -10,6 +10,7 @@ is found again and sent as it was. What leaves is the `Reply` fields and the arr
     TRAIN       change of the trained weights after noised, clipped steps; witness block    sampled Gaussian steps
                 with adaptive clipping, the noised share of users within the clip           in the same steps
     EVALUATE    noised sums of the plan's metrics and of the evaluated users                one Gaussian release
+    RECEIPT     nothing                                                                     price 0
     these four  the signed head of the ledger, the proof that it only grew, own rotations   price 0
     any kind    a refusal: a policy code and a text without private values                  price 0
 """
@@ -104,6 +105,8 @@ def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answe
     _check_request(config, kind, request, arrays)
     with site.open_ledger() as ledger:
         challenge = confirm(ledger, kind, request)
+        if kind is Kind.RECEIPT:
+            return Answer(_reply(site, kind, request, show(ledger, challenge)))
         check_encoder(config, site.bundle.tunable_encoder)
         site.own_encoders(config.model)
         check_run(

@@ -9,12 +9,13 @@ listed here does not cross the wire.
     TRAIN       coordinator -> partner   one priced release per round: the noised, clipped mean update, and with
                                          adaptive clipping the noised share of users within the clip
     EVALUATE    coordinator -> partner   one priced release: noised sums of bounded validation metrics over the users
+    RECEIPT     coordinator -> partner   nothing is asked; carries the countersignature of the run's last ledger head
 
 Both sides sign. A request carries the coordinator's signature over all of itself, a nonce for this partner and this
 message, and the countersignature of the last ledger head that the partner showed. A reply carries the partner's
 ledger head, signed together with that nonce, a signed proof that the ledger only grew since the head the request names,
 and the rotations of the partner's key since then.
-So the two sides exchange heads in the messages that they send anyway, and no message is added for it.
+So the two sides exchange heads in the messages that they send anyway; RECEIPT alone, at the end of a run, is for that.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class Kind(StrEnum):
     POPULARITY = "train.popularity"
     TRAIN = "train"
     EVALUATE = "evaluate.metrics"
+    RECEIPT = "query.receipt"
 
 
 @dataclass(frozen=True)

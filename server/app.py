@@ -25,7 +25,7 @@ from server.checkpoint import CheckpointStore, Snapshot, export_state
 from server.journal import Journal, WaveFacts, read_journal
 from server.messages import pack_arrays
 from server.sites import Sites
-from server.strategy import PrivateFederation, describe, online, release_metrics, release_popularity
+from server.strategy import PrivateFederation, describe, online, release_metrics, release_popularity, send_receipts
 from server.waves import Enrolment, VoidWave
 from server.witness import WitnessWatch
 
@@ -121,6 +121,7 @@ def _train(
     if store.left_out:
         journal.write("averaged", round=final.round, left_out=store.left_out)
     evaluate(final, final.round + 1)
+    journal.write("receipts", **send_receipts(grid, config, enrolment, sites).to_json())
     return final
 
 

@@ -1,7 +1,7 @@
 """Who is asked, and what is averaged: Flower's Strategy with the admission gate in front.
 
-Waves of messages: DESCRIBE (who is there), POPULARITY (one priced release), TRAIN once per round, and EVALUATE after
-the rounds that the plan names. In each
+Waves of messages: DESCRIBE (who is there), POPULARITY (one priced release), TRAIN once per round, EVALUATE after the
+rounds that the plan names, and RECEIPT at the end, which nobody has to answer. In each
 
 1. every message lives as long as the wave (`ttl` = the round's timeout), so that nobody works on a round that is over;
 2. every reply, an error reply too, passes `server.admission`; no reply ends the wave;
@@ -50,6 +50,8 @@ from server.witness import WitnessWatch
 
 COUNTS = "counts"
 """Name of the one array of a POPULARITY reply."""
+RECEIPT_SECONDS = 60.0
+"""Longest wait for the answers to the last message of a run."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -152,6 +154,21 @@ def release_metrics(  # noqa: PLR0917 - the parts of one round
         _LOG.warning("no metrics of %s; the run goes on", void.problem)
         return None, facts
     return mean_metrics(config, accepted), facts
+
+
+def send_receipts(grid: Grid, config: RunConfig, enrolment: Enrolment, sites: Sites) -> WaveFacts:
+    """Send every partner the countersignature of its last head, so that its ledger ends countersigned.
+
+    The run is over: a partner that is gone, or does not answer within `RECEIPT_SECONDS`, is counted and no more.
+    """
+    started = time.monotonic()
+    request = Request(config.run_id, 0, config.model_dump_json())
+    asked = _address(grid, config, enrolment, sites, Kind.RECEIPT, request, pack_arrays({}))
+    expected = Expected(request, Kind.RECEIPT, {}, enrolment.users, dict.fromkeys(enrolment.users, 0.0))
+    timeout = min(config.round_timeout, RECEIPT_SECONDS)
+    replies = deliver(grid.send_and_receive(asked.messages, timeout=timeout))
+    _, facts = gather(replies, asked.wave, expected, lambda reply, _: sites.admit(reply))
+    return replace(facts, seconds=time.monotonic() - started)
 
 
 class PrivateFederation(Strategy):

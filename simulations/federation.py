@@ -112,7 +112,7 @@ def train(prepared: Prepared, engine: Engine, progress: Progress, watch: Stopwat
         if engine == "flower":
             run_with_flower(prepared.recipe.out, len(prepared.sites))
             return
-        waves = 2 + prepared.config.training.rounds + len(prepared.config.evaluated_rounds)
+        waves = 3 + prepared.config.training.rounds + len(prepared.config.evaluated_rounds)
         messages = len(prepared.sites) * waves
         run_loopback(
             server_app,

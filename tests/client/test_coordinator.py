@@ -268,6 +268,29 @@ def test_only_enrolled_keys_are_believed(federation: Federation, make_site: Call
     assert refused(federation, replace(forged, partner="north", head=json.dumps(head))) == "bad_signature"
 
 
+def test_the_last_receipt_ends_the_ledger_countersigned_and_more_of_them_add_nothing(federation: Federation) -> None:
+    federation.start(1)
+    with federation.site.open_ledger() as ledger:
+        spent, size = ledger.spent(), len(ledger.records)
+    for _ in range(3):
+        result = federation.ask(Kind.RECEIPT)
+        assert (result.reply.refusal, result.arrays) == ("", {})
+    with federation.site.open_ledger() as ledger:
+        assert ledger.spent() == spent
+        assert len(ledger.records) == size + 1
+        assert ledger.records[-1].whole("size") == size
+    assert federation.ask(Kind.TRAIN, 2).reply.refusal == ""
+
+
+def test_a_receipt_that_the_coordinator_did_not_sign_is_not_kept(federation: Federation) -> None:
+    federation.start(1)
+    before = types(federation.site)
+    request, arrays = federation.request(Kind.RECEIPT)
+    assert answer(federation.site, Kind.RECEIPT, replace(request, nonce="another-nonce"), arrays).reply.refusal != ""
+    assert answer(federation.site, Kind.TRAIN, request, arrays).reply.refusal != ""
+    assert types(federation.site) == before
+
+
 @pytest.mark.parametrize("text", ["", "[]", "[" * 10**5, '{"a": 1}', '{"a": "xyz"}', "{"])
 def test_a_list_of_partners_that_cannot_be_read_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "partners.json"
@@ -300,15 +323,16 @@ def test_in_a_whole_run_a_partner_that_was_rolled_back_is_out_and_the_others_go_
     grid = LoopbackGrid(client_app, [site.root for site in sites], {})
     coordinate(grid, workspace, initial_state)
     journal = list(read_journal(workspace / "coordinator" / "run.jsonl"))
-    assert [event["event"] for event in journal] == ["described", "popularity", "round", "round", "round", "finished"]
+    told = ["described", "popularity", "round", "round", "round", "receipts", "finished"]
+    assert [event["event"] for event in journal] == told
     assert all(event["rejected"] == {} for event in journal[:-1])
-    assert set(journal[-2]["witness"]) == {"north", "south"}
+    assert set(journal[-3]["witness"]) == {"north", "south"}
     restore(sites[0], old)
     for file in (workspace / "coordinator" / "rounds").glob("00003.*"):
         file.unlink()
     coordinate(grid, workspace, initial_state)
     again = list(read_journal(workspace / "coordinator" / "run.jsonl"))[len(journal) :]
-    assert [event["event"] for event in again] == ["described", "resumed", "round", "finished"]
+    assert [event["event"] for event in again] == ["described", "resumed", "round", "receipts", "finished"]
     (finding,) = again[0]["rejections"]
     assert (finding["reason"], "rollback" in finding["text"]) == ("refused_by_partner", True)
     assert again[2]["accepted"] == ["south"]

@@ -557,7 +557,7 @@ def test_two_runs_write_the_same_files(tmp_path: Path) -> None:
 def test_the_journal_holds_who_sent_what(tmp_path: Path, undisturbed: Snapshot) -> None:
     run(tmp_path)
     kinds = [item["event"] for item in read_journal(tmp_path / "coordinator" / "run.jsonl")]
-    assert kinds == ["described", "popularity", "round", "round", "round", "finished"]
+    assert kinds == ["described", "popularity", "round", "round", "round", "receipts", "finished"]
     first = events(tmp_path, "round")[0]
     assert first["bytes_up"].keys() == first["bytes_down"].keys() == USERS.keys()  # type: ignore[attr-defined]
     third = {name: hashlib.sha256(f"{name}/2".encode()).hexdigest() for name in USERS}
@@ -568,7 +568,26 @@ def test_the_journal_holds_who_sent_what(tmp_path: Path, undisturbed: Snapshot) 
     assert json.loads((tmp_path / "coordinator/rounds/00001.json").read_text())["facts"]["round"] == 1
 
 
-@pytest.mark.parametrize("message", range(1, 3 * 5 + 1))
+def gone_at_the_end(request: Message, reply: Message) -> list[Message]:
+    """Nobody is there for the last message: fr is silent, be has crashed, nl answers another question."""
+    if request.metadata.message_type != Kind.RECEIPT:
+        return [reply]
+    fields = reply.content.config_records[FIELDS]
+    if fields["partner"] == "be":
+        return [Message(Error(2, "gone"), reply_to=request)]
+    fields["kind"] = "train"
+    return [reply] if fields["partner"] == "nl" else []
+
+
+def test_a_run_is_finished_although_nobody_takes_its_last_receipt(tmp_path: Path, undisturbed: Snapshot) -> None:
+    assert run(tmp_path, gone_at_the_end, config=plan(minimum=3)).digest == undisturbed.digest
+    (receipts,) = events(tmp_path, "receipts")
+    assert receipts["accepted"] == []
+    assert receipts["rejected"] == {"error": 1, "no_reply": 1, "wrong_kind": 1}
+    assert events(tmp_path, "failed") == []
+
+
+@pytest.mark.parametrize("message", range(1, 3 * 6 + 1))
 def test_a_coordinator_killed_at_any_message_goes_on_as_if_nothing_had_happened(
     message: int, tmp_path: Path, undisturbed: Snapshot
 ) -> None:

@@ -65,6 +65,7 @@ from simulations.workspace import Recipe, found
 
 N_ITEMS, ROUNDS, SEED = 40, 3, 5_813_471_923
 USERS = {"alpha": 911, "beta": 1013, "gamma": 1103}
+FREE = {Kind.DESCRIBE, Kind.RECEIPT}
 SECRET = "SECRET"  # noqa: S105 - planted, to be searched for
 
 
@@ -114,7 +115,7 @@ class Tape:
         for _, reply in self.messages:
             said = reply.content.config_records[FIELDS]
             kind = Kind(str(said["kind"]))
-            if said["partner"] == site.config.name and kind is not Kind.DESCRIBE:
+            if said["partner"] == site.config.name and kind not in FREE:
                 found.append((kind, arrays_of(reply)))
         return found
 
@@ -363,9 +364,10 @@ def records_of(site: Site) -> tuple[Record, ...]:
 
 def test_the_recording_holds_a_whole_federation(tape: Tape) -> None:
     kinds = [Kind(request.metadata.message_type) for request, _ in tape.messages]
-    rounds = (Kind.TRAIN, Kind.TRAIN, Kind.EVALUATE, Kind.TRAIN, Kind.EVALUATE)
+    rounds = (Kind.TRAIN, Kind.TRAIN, Kind.EVALUATE, Kind.TRAIN, Kind.EVALUATE, Kind.RECEIPT)
     assert kinds == [kind for kind in (Kind.DESCRIBE, Kind.POPULARITY, *rounds) for _ in USERS]
-    assert [int(request.content.config_records[FIELDS]["round"]) for request, _ in tape.messages[-3:]] == [4, 4, 4]
+    last = [request for request, _ in tape.messages if request.metadata.message_type == Kind.EVALUATE][-3:]
+    assert [int(request.content.config_records[FIELDS]["round"]) for request in last] == [4, 4, 4]
     assert not any(reply.has_error() for _, reply in tape.messages)
     assert all(reply.content.config_records[FIELDS]["refusal"] == "" for _, reply in tape.messages)
     known = tape.known
@@ -376,7 +378,7 @@ def test_the_recording_holds_a_whole_federation(tape: Tape) -> None:
 
 def schema(kind: Kind, config: RunConfig) -> dict[str, tuple[int, ...]]:
     """The arrays that a reply of a kind may hold, from the contract and the model."""
-    if kind is Kind.DESCRIBE:
+    if kind in FREE:
         return {}
     if kind is Kind.POPULARITY:
         return {"counts": (config.features.items,)}
@@ -585,6 +587,14 @@ def test_every_array_that_left_was_reserved_before_and_committed_with_its_digest
             assert len(ledger.spent()) == len(replies)
             assert merge(map(from_record, ledger.spent())) == merge(plan_events(tape.config))
     assert priced == len(USERS) * (1 + ROUNDS + 2)
+
+
+def test_every_ledger_ends_with_the_countersignature_of_all_that_was_charged(tape: Tape) -> None:
+    for site in tape.sites:
+        *before, last = records_of(site)
+        assert last.type == RecordType.COUNTERSIGN
+        assert last.whole("size") == len(before)
+        assert before[-1].type == RecordType.COMMIT
 
 
 def test_the_partners_open_no_connection(tape: Tape) -> None:

@@ -91,5 +91,6 @@ def own_site(context: Context) -> Path:
 
 
 app.query("describe")(answer)
+app.query("receipt")(answer)
 app.train("popularity")(answer)
 app.train()(answer)
