@@ -11,7 +11,13 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmrec_model.canonical import canonical_json, sha256_hex
-from mmrec_model.config_rules import refuse_incomplete_heads, refuse_unread
+from mmrec_model.config_rules import (
+    refuse_incomplete_heads,
+    refuse_stray_encoder,
+    refuse_unplanned_clip,
+    refuse_unread,
+    refuse_unread_transform,
+)
 
 Modality = Literal["text", "image", "audio", "video"]
 Scope = Literal["head", "fusion", "lora", "top", "full"]
@@ -42,8 +48,6 @@ Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=2, le=4096)]
-_FLOAT32_CLIPS = (1e-30, 1e30)
-"""Adaptive clips travel as float32."""
 Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MetricName = Annotated[str, Field(pattern=r"^((recall|ndcg)_at_[1-9][0-9]{0,3}|mrr)$")]
@@ -115,14 +119,7 @@ class TransformConfig(Strict):
 
     @model_validator(mode="after")
     def _every_setting_is_read(self) -> Self:
-        """Refuse a value that would do nothing."""
-        fields = type(self).model_fields
-        if self.select == "none" and self.select_dims != fields["select_dims"].default:
-            raise ValueError(f"select_dims is {self.select_dims}, and select 'none' keeps all dimensions")
-        for name in ("near_duplicate", "quarantine"):
-            value = getattr(self, name)
-            if value != fields[name].default and not self.quality:
-                raise ValueError(f"{name} is {value}, and is read only where quality is true")
+        refuse_unread_transform(self)
         return self
 
 
@@ -216,10 +213,7 @@ class ModelConfig(Strict):
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
         refuse_unread(self)
-        if (self.scope in ENCODER_SCOPES) != (self.text_encoder is not None):
-            raise ValueError(
-                f"scope {self.scope!r} {'needs a' if self.text_encoder is None else 'has no'} text_encoder"
-            )
+        refuse_stray_encoder(self, ENCODER_SCOPES)
         refuse_incomplete_heads(self)
         return self
 
@@ -309,21 +303,7 @@ class PrivacyConfig(Strict):
 
     @model_validator(mode="after")
     def _clip_is_planned(self) -> Self:
-        if self.clipping == "flat":
-            fields = type(self).model_fields
-            names = ("clip_quantile", "clip_learning_rate", "clip_count_noise", "clip_range")
-            if odd := [name for name in names if getattr(self, name) != fields[name].default]:
-                raise ValueError(f"clipping 'flat' does not use {odd}")
-            return self
-        if self.mechanism == "none":
-            raise ValueError("clipping 'adaptive' needs mechanism 'gaussian': its count is a priced release")
-        if self.clip_count_noise is None or not 2.0 * self.clip_count_noise > self.noise_multiplier:
-            raise ValueError(
-                f"clipping 'adaptive' needs clip_count_noise above noise_multiplier / 2 = {self.noise_multiplier / 2:g}"
-            )
-        least, most = _FLOAT32_CLIPS
-        if self.max_grad_norm / self.clip_range < least or self.max_grad_norm * self.clip_range > most:
-            raise ValueError(f"clipping 'adaptive' needs a range of clips from {least:g} to {most:g}")
+        refuse_unplanned_clip(self)
         return self
 
 

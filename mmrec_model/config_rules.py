@@ -1,4 +1,4 @@
-"""What the settings of one model must agree on: nothing is given that nothing reads, and nothing is missing.
+"""What the settings of one part must agree on: nothing is given that nothing reads, and nothing is missing.
 
 Each function raises `ValueError` with the value and the rule, which the configuration turns into a `ConfigError`.
 """
@@ -9,7 +9,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mmrec_model.config import ModelConfig
+    from mmrec_model.config import ModelConfig, PrivacyConfig, TransformConfig
 
 _READ_BY = {
     "fusion_layers": ("concat", "transformer"),
@@ -24,6 +24,9 @@ _READ_WITH = {
     "decision_temperature": ("decision_weights", "local"),
     "decision_votes": ("decision_rule", "vote"),
 }
+_ADAPTIVE = ("clip_quantile", "clip_learning_rate", "clip_count_noise", "clip_range")
+_FLOAT32_CLIPS = (1e-30, 1e30)
+"""Adaptive clips travel as float32."""
 
 
 def refuse_unread(model: ModelConfig) -> None:
@@ -45,6 +48,13 @@ def refuse_unread(model: ModelConfig) -> None:
         raise ValueError(f"modalities {list(model.modalities)} name one of them twice")
 
 
+def refuse_stray_encoder(model: ModelConfig, scopes: tuple[str, ...]) -> None:
+    """Refuse a text encoder outside the scopes that train it, and such a scope without one."""
+    if (model.scope in scopes) != (model.text_encoder is not None):
+        wrong = "needs a" if model.text_encoder is None else "has no"
+        raise ValueError(f"scope {model.scope!r} {wrong} text_encoder")
+
+
 def refuse_incomplete_heads(model: ModelConfig) -> None:
     """Refuse heads without what they learn from, and with a tower that cannot keep a label from them."""
     if model.heads and model.tower == "sequence":
@@ -64,3 +74,32 @@ def refuse_incomplete_heads(model: ModelConfig) -> None:
         raise ValueError("rating_scale must be a finite lowest rating below a finite highest one")
     if set(model.base_rates) != {"ctr", "cvr"}:
         raise ValueError("base_rates needs exactly 'ctr' and 'cvr'")
+
+
+def refuse_unplanned_clip(privacy: PrivacyConfig) -> None:
+    """Refuse adaptive clipping without noise for its count or range for its clip, and its fields without it."""
+    if privacy.clipping == "flat":
+        fields = type(privacy).model_fields
+        if odd := [name for name in _ADAPTIVE if getattr(privacy, name) != fields[name].default]:
+            raise ValueError(f"clipping 'flat' does not use {odd}")
+        return
+    if privacy.mechanism == "none":
+        raise ValueError("clipping 'adaptive' needs mechanism 'gaussian': its count is a priced release")
+    if privacy.clip_count_noise is None or not 2.0 * privacy.clip_count_noise > privacy.noise_multiplier:
+        raise ValueError(
+            f"clipping 'adaptive' needs clip_count_noise above noise_multiplier / 2 = {privacy.noise_multiplier / 2:g}"
+        )
+    least, most = _FLOAT32_CLIPS
+    if privacy.max_grad_norm / privacy.clip_range < least or privacy.max_grad_norm * privacy.clip_range > most:
+        raise ValueError(f"clipping 'adaptive' needs a range of clips from {least:g} to {most:g}")
+
+
+def refuse_unread_transform(transform: TransformConfig) -> None:
+    """Refuse a value that would do nothing."""
+    fields = type(transform).model_fields
+    if transform.select == "none" and transform.select_dims != fields["select_dims"].default:
+        raise ValueError(f"select_dims is {transform.select_dims}, and select 'none' keeps all dimensions")
+    for name in ("near_duplicate", "quarantine"):
+        value = getattr(transform, name)
+        if value != fields[name].default and not transform.quality:
+            raise ValueError(f"{name} is {value}, and is read only where quality is true")
