@@ -123,7 +123,7 @@ def test_flower_and_the_loopback_grid_train_the_same_model(tmp_path: Path, repos
     assert one == two
     for folder in (here, there):
         kinds = [event["event"] for event in read_journal(folder / "coordinator" / "run.jsonl")]
-        assert kinds == ["described", "popularity", "round", "round", "finished"]
+        assert kinds == ["described", "popularity", "round", "round", "receipts", "finished"]
     assert leftovers(temporary) == []
 
 
