@@ -135,7 +135,9 @@ def test_flower_and_the_loopback_grid_train_the_same_model(tmp_path: Path, repos
     for folder in (here, there):
         journal = list(read_journal(folder / "coordinator" / "run.jsonl"))
         kinds = [event["event"] for event in journal]
-        assert kinds == ["described", "popularity", "round", "round", "evaluated", "evaluated", "finished"]
+        assert kinds == [
+            *("described", "popularity", "round", "round", "evaluated", "evaluated", "receipts", "finished"),
+        ]
         told.append([event["measured"] for event in journal if event["event"] == "evaluated"])
     assert all(measured["users_error"] > 0 for measured in told[0])
     assert told[0] == told[1]
