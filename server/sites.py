@@ -18,10 +18,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from mmrec_model.canonical import JsonValue, canonical_json, sha256_hex
+from mmrec_model.closing import Closing
 from mmrec_model.errors import AdmissionError, ConfigError
 from mmrec_model.privacy.countersign import HeadBook
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
@@ -48,7 +48,7 @@ _MOST_ROTATIONS = 1 << 16
 ReadT = TypeVar("ReadT")
 
 
-class Sites:
+class Sites(Closing):
     """The enrolled partners of one coordinator; use it as a context, or `close` it.
 
     Args:
@@ -92,14 +92,6 @@ class Sites:
     def close(self) -> None:
         """Let another process work in this folder."""
         self._book.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def describe(self, request: Request) -> Request:
         """DESCRIBE for everybody, with a nonce and the last head for each enrolled partner, by its key id."""

@@ -13,7 +13,9 @@ from mmrec_model.config import HEADS, EvaluationConfig, TrainingConfig
 from simulations import options
 
 EMBEDDED = "embedded synthetic set"
-NOT_IN_SCENARIOS = frozenset({"fusion", "heads", "evaluate_every", "evaluate_final", "engine", "prepare", "finish"})
+NOT_IN_SCENARIOS = frozenset(
+    {"fusion", "heads", "evaluate_every", "evaluate_final", "scope", "tower", "engine", "prepare", "finish"}
+)
 
 
 def register(app: typer.Typer) -> None:

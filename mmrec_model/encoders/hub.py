@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -99,6 +100,24 @@ def load_network(folder: Path, dtype: Precision = "float32") -> nn.Module:
         )
     network.config.use_cache = False
     return freeze(network)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The transformers tokenizer of `folder`.
+
+    Raises:
+        EncoderError: damaged or missing files.
+    """
+    from transformers import AutoTokenizer  # noqa: PLC0415 - seconds to import
+
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # any type: a damaged file may fail in any layer of the library
+        raise EncoderError(
+            f"{folder.name}: the tokenizer cannot be read ({type(error).__name__})",
+            remedy="Copy the tokenizer files of the published model into the folder",
+        ) from error
 
 
 def freeze(network: nn.Module) -> nn.Module:

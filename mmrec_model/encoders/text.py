@@ -23,9 +23,9 @@ from mmrec_model.encoders.hub import (
     file_digests,
     freeze,
     load_network,
+    load_tokenizer,
     packaged_minilm,
     place,
-    quiet_transformers,
     resolve_folder,
 )
 from mmrec_model.encoders.interface import OWN_LICENCE, Mask, Recipe, Vectors, at_precision, recipe_digest
@@ -198,16 +198,7 @@ def _pooled(network: nn.Module, config: EncoderConfig) -> Pooled:
 
 def _published_tokenizer(folder: Path, shape: PretrainedConfig, max_tokens: int) -> Tokenizer:
     """The folder's own tokenizer, cut at what the configuration, the tokenizer and the network all allow."""
-    from transformers import AutoTokenizer  # noqa: PLC0415 - seconds to import
-
-    try:
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # any type: a damaged file may fail in any layer of the library
-        raise EncoderError(
-            f"{folder.name}: the tokenizer cannot be read ({type(error).__name__})",
-            remedy="Copy the tokenizer files of the published model into the folder",
-        ) from error
+    tokenizer = load_tokenizer(folder)
     positions = getattr(shape.get_text_config(), "max_position_embeddings", None) or max_tokens
     limit = int(min(max_tokens, tokenizer.model_max_length, positions))
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmrec_model.encoders.hub import file_digests, load_network, packaged_minilm, quiet_transformers, resolve_folder
+from mmrec_model.encoders.hub import file_digests, load_network, load_tokenizer, packaged_minilm, resolve_folder
 from mmrec_model.encoders.interface import OWN_LICENCE, recipe_digest
 from mmrec_model.encoders.licence import published_licence
 from mmrec_model.encoders.pooling import is_decoder
@@ -152,8 +152,6 @@ def _plain(tokenizer: Any, text: str) -> str:
 
 
 def _published(source: str, settings: PretrainingSettings) -> TextBase:
-    from transformers import AutoTokenizer  # noqa: PLC0415 - seconds to import
-
     folder = packaged_minilm() if source == "embedded" else resolve_folder(source)
     if folder is None:
         raise EncoderError(
@@ -161,14 +159,7 @@ def _published(source: str, settings: PretrainingSettings) -> TextBase:
             remedy=f"Install mmrec[minilm], or start from {SMALL!r}, a folder or a hub id",
         )
     network = load_network(folder)
-    try:
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # any type: a damaged file may fail in any layer of the library
-        raise EncoderError(
-            f"{folder.name}: the tokenizer cannot be read ({type(error).__name__})",
-            remedy="Copy the tokenizer files of the published model into the folder",
-        ) from error
+    tokenizer = load_tokenizer(folder)
     if tokenizer.mask_token_id is None or is_decoder(network):
         raise EncoderError(
             f"{folder.name} has no mask token or reads from left to right, so no word of a text can be hidden from it",

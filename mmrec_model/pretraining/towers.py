@@ -7,6 +7,7 @@ changed. Shapes: N items, B items of a batch, D raw width, P principal axes, K s
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -38,7 +39,7 @@ _CROP_SHARE, _FLIP_RATE = 0.6, 0.0
 """Films are not mirrored: which way something moves may be what the text says."""
 
 
-class Tower(nn.Module):
+class Tower(nn.Module, ABC):
     """Items to unit vectors of the shared space: called with rows that all have the modality, and an epoch or None.
 
     Attributes:
@@ -47,9 +48,9 @@ class Tower(nn.Module):
 
     present_N: Mask
 
+    @abstractmethod
     def projection(self) -> Projection:
         """What a `ProjectedEncoder` needs behind the base."""
-        raise NotImplementedError
 
 
 def sharing_pairs(

@@ -19,9 +19,9 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
+from mmrec_model.closing import Closing
 from mmrec_model.privacy.bookfile import Entry, FormerKey, read_book, write_book
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.privacy.files import FileLock
@@ -40,7 +40,7 @@ class Challenge:
     size: int
 
 
-class HeadBook:
+class HeadBook(Closing):
     """The heads of all partners; use it as a context, or `close` it.
 
     Args:
@@ -64,14 +64,6 @@ class HeadBook:
     def close(self) -> None:
         """Let another process open the book; nothing may be written afterwards."""
         self._lock.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def partners(self) -> tuple[str, ...]:

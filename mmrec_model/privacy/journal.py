@@ -12,10 +12,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TypeAlias
 
 from mmrec_model.canonical import sha256_hex
+from mmrec_model.closing import Closing
 from mmrec_model.errors import BudgetExhausted
 from mmrec_model.privacy.bodies import RecordType
 from mmrec_model.privacy.chain import Chain, read_chain
@@ -31,7 +31,7 @@ Pricing: TypeAlias = Callable[[Sequence[Mapping[str, object]], float], float]
 """Epsilon of a list of mechanisms at a delta; infinity for one without noise."""
 
 
-class Journal:
+class Journal(Closing):
     """One open chain; use it as a context, or `close` it.
 
     `create` and `open` make one. With a `price`, no reserve or priced release is written that would make the total
@@ -159,14 +159,6 @@ class Journal:
     def close(self) -> None:
         """Release the lock; the ledger itself goes on."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _require_budget(self, record: Record) -> None:
         if record.charge is None or self._price is None:

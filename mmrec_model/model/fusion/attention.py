@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from mmrec_model.config import Modality, ModelConfig
-from mmrec_model.model.fusion.interface import Fusion, weighted_mean
+from mmrec_model.model.fusion.interface import MeanOfTokens
 from mmrec_model.model.fusion.masking import masked_softmax
 from mmrec_model.model.items import Items
 
 
-class AttentionFusion(Fusion):
+class AttentionFusion(MeanOfTokens):
     """Attention over modality tokens; `weights` are what mixes them."""
 
     def __init__(self, config: ModelConfig, dims: Mapping[Modality, int]) -> None:
@@ -26,16 +26,8 @@ class AttentionFusion(Fusion):
         self.start_orthogonal()
         nn.init.zeros_(self.attention.weight)
 
-    def forward(self, items: Items) -> Tensor:
-        """Fused vectors `[..., L, H]`."""
-        tokens_LMH = self.tokens(items)
-        return weighted_mean(self._weights(tokens_LMH, items), tokens_LMH)
-
-    def weights(self, items: Items) -> Tensor:
+    def weights_of(self, tokens_LMH: Tensor, items: Items) -> Tensor:
         """Attention of each modality, `[..., L, M]`."""
-        return self._weights(self.tokens(items), items)
-
-    def _weights(self, tokens_LMH: Tensor, items: Items) -> Tensor:
         *leading, modalities, hidden = tokens_LMH.shape
         flat = tokens_LMH.reshape(*leading[:-1], leading[-1] * modalities, hidden)
         logits_LM = self.attention(torch.tanh(flat)).reshape(*leading, modalities)

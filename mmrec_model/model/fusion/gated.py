@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from mmrec_model.config import Modality, ModelConfig
 from mmrec_model.model.fusion.concat import joined
-from mmrec_model.model.fusion.interface import Fusion, weighted_mean
+from mmrec_model.model.fusion.interface import MeanOfTokens
 from mmrec_model.model.fusion.masking import masked_softmax
 from mmrec_model.model.items import Items
 
 
-class GatedFusion(Fusion):
+class GatedFusion(MeanOfTokens):
     """One gate per modality that sees all of them; `weights` are the gates over their sum."""
 
     def __init__(self, config: ModelConfig, dims: Mapping[Modality, int]) -> None:
@@ -28,16 +28,8 @@ class GatedFusion(Fusion):
         nn.init.zeros_(self.gates.weight)
         nn.init.zeros_(self.gates.bias)
 
-    def forward(self, items: Items) -> Tensor:
-        """Fused vectors `[..., L, H]`."""
-        tokens_LMH = self.tokens(items)
-        return weighted_mean(self._weights(tokens_LMH, items), tokens_LMH)
-
-    def weights(self, items: Items) -> Tensor:
+    def weights_of(self, tokens_LMH: Tensor, items: Items) -> Tensor:
         """Gates over their sum, `[..., L, M]`."""
-        return self._weights(self.tokens(items), items)
-
-    def _weights(self, tokens_LMH: Tensor, items: Items) -> Tensor:
         logits_LM = self.gates(joined(tokens_LMH, items.present_M))
         # The softmax of log-sigmoids is the sigmoids over their sum, also where all of them round to 0.
         return masked_softmax(nn.functional.logsigmoid(logits_LM), items.present_M)

@@ -61,6 +61,23 @@ class Fusion(nn.Module, ABC):
             nn.init.orthogonal_(projection.weight)  # type: ignore[arg-type]
 
 
+class MeanOfTokens(Fusion):
+    """A family whose fused vector is the mean of an item's tokens by weights that the tokens themselves give."""
+
+    def forward(self, items: Items) -> Tensor:
+        """Fused vectors `[..., L, H]`."""
+        tokens_LMH = self.tokens(items)
+        return weighted_mean(self.weights_of(tokens_LMH, items), tokens_LMH)
+
+    def weights(self, items: Items) -> Tensor:
+        """What each token counts in the mean, `[..., L, M]`."""
+        return self.weights_of(self.tokens(items), items)
+
+    @abstractmethod
+    def weights_of(self, tokens_LMH: Tensor, items: Items) -> Tensor:
+        """Weights of the tokens, `[..., L, M]`."""
+
+
 def weighted_mean(weights_LM: Tensor, tokens_LMH: Tensor) -> Tensor:
     """Sum of the tokens times their weights, `[..., L, H]`."""
     return (weights_LM.unsqueeze(-2) @ tokens_LMH).squeeze(-2)

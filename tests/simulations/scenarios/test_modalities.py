@@ -121,7 +121,8 @@ def test_a_finished_cell_of_other_settings_is_refused(
 
 def test_what_would_do_nothing_is_refused(small_partner: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert "--fusion" in simulate(small_partner, out, "--fusion", "gated").output
+    for option, value in (("--fusion", "gated"), ("--scope", "head"), ("--tower", "sequence")):
+        assert option in simulate(small_partner, out, option, value).output
     assert "no cell" in str(simulate(small_partner, out, "--only", "fusion=magic").exception)
     assert "no scenario" in str(simulate(small_partner, out, "--scenario", "none").exception)
     (tmp_path / "taken").mkdir()
