@@ -46,7 +46,13 @@ from mmrec_model.features.bundle import FeatureBundle, Progress, build_bundle
 from mmrec_model.features.signature import sign_bundle
 from mmrec_model.features.store import vector_store
 from mmrec_model.model.recommender import initial_state
-from mmrec_model.planning import adaptive_clipping, planned_evaluation, planned_learning_rate, private_plan
+from mmrec_model.planning import (
+    adaptive_clipping,
+    planned_evaluation,
+    planned_learning_rate,
+    planned_momentum,
+    private_plan,
+)
 from mmrec_model.storage import write_atomically
 from server.sites import coordinator_key, write_partners
 from simulations.hiding import hide_media
@@ -207,7 +213,8 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
         partners=len(groups),
         weights=sum(array.size for array in initial_state(config).values()),
     )
-    config = config.model_copy(update={"training": config.training.model_copy(update={"learning_rate": rate})})
+    planned = {"learning_rate": rate, "server_momentum": planned_momentum(config.training)}
+    config = config.model_copy(update={"training": config.training.model_copy(update=planned)})
     write_atomically(recipe.out / MARKER, (config.model_dump_json(indent=2) + "\n").encode())
     return config
 
