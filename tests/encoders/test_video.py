@@ -38,9 +38,15 @@ def video_config(**changes: object) -> EncoderConfig:
     return EncoderConfig(modality="video", **{"image_size": 32, "frames": 4, **changes})
 
 
+def frame_mean(**changes: object) -> VideoEncoder:
+    found = load_video_encoder(video_config(source="frame-mean", **changes))
+    assert isinstance(found, VideoEncoder)
+    return found
+
+
 @pytest.fixture(scope="module")
 def encoder() -> VideoEncoder:
-    return load_video_encoder(video_config())
+    return frame_mean()
 
 
 def test_a_film_is_the_mean_of_its_frames_in_any_order(encoder: VideoEncoder, tmp_path: Path) -> None:
@@ -161,5 +167,5 @@ def test_frames_stride_and_the_image_encoder_are_part_of_the_digest(encoder: Vid
     others = [video_config(frames=5), video_config(image_size=64), video_config(stride=2), video_config(stride=3)]
     digests = {load_video_encoder(other).digest for other in others}
     assert len(digests | {encoder.digest}) == 5
-    assert load_video_encoder(video_config(stride=3)).name.startswith("4-frames-3-apart-of-")
+    assert frame_mean(stride=3).name.startswith("4-frames-3-apart-of-")
     assert encoder.name.startswith("4-frames-of-")
