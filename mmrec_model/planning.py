@@ -117,7 +117,7 @@ def planned_momentum(training: TrainingConfig) -> float:
     """
     if not training.rounds:
         return training.server_momentum
-    return min(training.server_momentum, SETTLED ** (2.0 / training.rounds))
+    return min(training.server_momentum, math.pow(SETTLED, 2.0 / training.rounds))
 
 
 def planned_evaluation(

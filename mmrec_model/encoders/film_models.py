@@ -49,7 +49,7 @@ def load_film_model(folder: Path, config: EncoderConfig) -> ClipEncoder:
         )
 
     def prepare(pictures: list[Image.Image]) -> Tensor:
-        given = processor([np.asarray(picture) for picture in pictures], return_tensors="pt")
+        given = processor([np.array(picture) for picture in pictures], return_tensors="pt")
         pixels_BkCHW: Tensor = given["pixel_values"]
         return pixels_BkCHW[0]
 

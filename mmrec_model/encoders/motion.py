@@ -34,7 +34,9 @@ class _StagePool(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = BasicStem()
-        self.stage = nn.Sequential(*(BasicBlock(_CHANNELS, _CHANNELS, Conv3DSimple) for _ in range(_BLOCKS)))
+        blocks = [BasicBlock(_CHANNELS, _CHANNELS, Conv3DSimple) for _ in range(_BLOCKS)]
+        self.scales = [block.conv2[1].weight for block in blocks]
+        self.stage = nn.Sequential(*blocks)
 
     def forward(self, films_BCkHW: Tensor) -> Tensor:
         stem_BCkHW = self.stem(films_BCkHW)
@@ -46,8 +48,8 @@ def configured_motion(size: int) -> ClipNetwork:
     network = _StagePool()
     fill_seeded(network, gain=2.0**0.5)
     with torch.no_grad():
-        for block in network.stage:
-            block.conv2[1].weight.fill_(RESIDUAL_SCALE)
+        for scale in network.scales:
+            scale.fill_(RESIDUAL_SCALE)
     side = size // _COARSER
     recipe: Recipe = {
         "size": side, "resize": "bilinear", "scale": "(x-.5)/.25", "pool": "mean+std of stem, stage 1",
