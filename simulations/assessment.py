@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from client.site import Site
 from mmrec_model.config import RunConfig
 from mmrec_model.data.dataset import PartnerDataset
 from mmrec_model.evaluation.baselines import EASE, MAX_ITEMS, Csr, ItemKNN, Popularity, interaction_matrix, scorer
@@ -42,6 +44,7 @@ class Panel:
         task: held-out items and what is no candidate.
         train: train rows of all users of the federation `[all, N]`, what baselines learn from.
         rows: history rows of the panel's users `[U, N]`, what baselines see of a user.
+        own: own media of the panel's users `[U]`, in a run that reads them.
     """
 
     histories: tuple[Ints, ...]
@@ -49,6 +52,7 @@ class Panel:
     task: RankingTask
     train: Csr
     rows: Csr
+    own: Items | None = None
 
     def sample(self, most: int, seed: int) -> Panel:
         """At most `most` users, drawn once by `seed`."""
@@ -57,7 +61,8 @@ class Panel:
         keep = np.sort(np.random.default_rng(seed).choice(len(self.histories), most, replace=False))
         histories = tuple(self.histories[user] for user in keep)
         task = RankingTask.from_histories(histories, self.task.targets_U[keep], n_items=self.task.n_items)
-        return Panel(histories, self.partner_U[keep], task, self.train, self.rows[keep])
+        own = None if self.own is None else self.own.take(torch.from_numpy(keep))
+        return Panel(histories, self.partner_U[keep], task, self.train, self.rows[keep], own)
 
     def rank(self, scores: Scorer) -> Ranks:
         """Rank every user's held-out item."""
@@ -66,17 +71,39 @@ class Panel:
     def model_scorer(self, model: RecommenderNetwork, catalogue: Items) -> Scorer:
         """The model on the panel's histories."""
         read = encode_catalogue(model, catalogue)
-        return lambda users: score_catalogue(model, read, [self.histories[user] for user in users])
+        return lambda users: score_catalogue(
+            model, read, [self.histories[user] for user in users], profiles_of(self.own, users)
+        )
 
 
-def panel_of(datasets: Sequence[PartnerDataset], part: Part) -> Panel:
-    """All users of all partners who have a held-out item of `part`."""
+def profiles_of(own: Items | None, users: Ints) -> Items | None:
+    """Own media of some users as the model takes them, `[B, 1]`; None where a run reads none."""
+    return None if own is None else own.take(torch.from_numpy(np.asarray(users, np.int64)).unsqueeze(1))
+
+
+def own_media(sites: Sequence[Site], config: RunConfig) -> list[Items]:
+    """Per partner, its users' own media; empty in a run that reads none."""
+    found = [site.own_media(config.model) for site in sites]
+    return [media for media in found if media is not None]
+
+
+def panel_of(datasets: Sequence[PartnerDataset], part: Part, own: Sequence[Items] = ()) -> Panel:
+    """All users of all partners who have a held-out item of `part`.
+
+    Args:
+        datasets: one per partner.
+        part: which held-out item.
+        own: per partner, its users' own media, in a run that reads them.
+    """
     n_items = len(datasets[0].catalogue)
     histories: list[Ints] = []
     targets: list[int] = []
     partners: list[int] = []
+    media: list[Items] = []
     for number, data in enumerate(datasets):
         held_out = data.val if part == "val" else data.test
+        if own:
+            media.append(own[number].take(torch.from_numpy(np.flatnonzero(held_out >= 0))))
         for user in np.flatnonzero(held_out >= 0):
             history = data.train.of(int(user))
             if part == "test" and data.val[user] >= 0:
@@ -91,6 +118,7 @@ def panel_of(datasets: Sequence[PartnerDataset], part: Part) -> Panel:
         task=RankingTask.from_histories(histories, np.asarray(targets, dtype=np.int64), n_items=n_items),
         train=_matrix(train, n_items),
         rows=_matrix(histories, n_items),
+        own=reduce(lambda first, more: more.behind(first), media) if media else None,
     )
 
 

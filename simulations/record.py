@@ -43,6 +43,7 @@ from simulations.assessment import (
     metrics,
     model_ranks,
     of_partner,
+    own_media,
     trained_model,
 )
 from simulations.head_assessment import assess_heads
@@ -135,6 +136,7 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
             test,
             trained,
             encode_catalogue(trained, items.with_prior(state[PRIOR])),
+            own_media(outcome.sites, outcome.config),
         ),
         rounds=_rounds(outcome, validation.sample(CURVE_USERS, outcome.config.seed), progress),
         evaluations=evaluation_records(
