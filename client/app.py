@@ -35,6 +35,18 @@ def release_popularity(message: Message, context: Context) -> Message:
     return _answered(Kind.POPULARITY, message, context)
 
 
+@app.train("pairs")
+def release_pairs(message: Message, context: Context) -> Message:
+    """Release the noised sum of item pairs."""
+    return _answered(Kind.PAIRS, message, context)
+
+
+@app.query("scorer")
+def keep_scorer(message: Message, context: Context) -> Message:
+    """Keep the scorer that was made of all pairs; reads nothing private."""
+    return _answered(Kind.SCORER, message, context)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Release one noised update."""
@@ -45,6 +57,12 @@ def train(message: Message, context: Context) -> Message:
 def release_metrics(message: Message, context: Context) -> Message:
     """Release noised sums of validation metrics."""
     return _answered(Kind.EVALUATE, message, context)
+
+
+@app.evaluate("compare")
+def release_comparison(message: Message, context: Context) -> Message:
+    """Release noised sums of the gate's metric for each rung."""
+    return _answered(Kind.COMPARE, message, context)
 
 
 @app.query("receipt")

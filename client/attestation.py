@@ -155,8 +155,9 @@ def _statistics(ledger: Ledger) -> dict[str, object]:
     dangling = {record.hash for record in ledger.dangling()}
     for record in ledger.records:
         paid = record.type == RecordType.RESERVE and record.hash not in dangling
-        if paid and record.text("kind") == "popularity" and record.table("mechanism")["type"] != "non_private":
-            statistics["popularity"] = {"origin": "dp", "charge": record.hash}
+        kind = record.text("kind") if paid else ""
+        if kind in {"popularity", "pairs"} and record.table("mechanism")["type"] != "non_private":
+            statistics[kind] = {"origin": "dp", "charge": record.hash}
     return statistics
 
 

@@ -12,12 +12,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mmrec_model.config import Count, Fraction, MetricName, NonNegative, Positive, RunConfig, Strict
+from mmrec_model.config import RunConfig
 from mmrec_model.config_reader import parse_config
+from mmrec_model.config_types import Count, Fraction, MetricName, NonNegative, Positive, Strict
 from mmrec_model.errors import ConfigError, PolicyRefusal
 from mmrec_model.privacy.clipping import clip_bounds
 
-Release = Literal["popularity", "train"]
+Release = Literal["popularity", "pairs", "train", "compare"]
 
 
 class Policy(Strict):
@@ -37,6 +38,7 @@ class Policy(Strict):
         max_sample_rate: largest share of users in one step.
         max_trained_weights: largest number of weights that a run may train.
         minimum_cohort: partners the coordinator must wait for before it opens an aggregate.
+        max_pair_items: items whose pairs a run may ask for; sets the bytes of that one release.
         allowed_releases: what may leave at all, beside metrics.
         allowed_metrics: names of the metrics that may leave, as noised sums; none for a new site.
         min_metric_noise_multiplier: least noise of a release of metrics.
@@ -59,7 +61,8 @@ class Policy(Strict):
     max_sample_rate: Fraction = 0.5
     max_trained_weights: Count = 2_000_000
     minimum_cohort: Count = 1
-    allowed_releases: tuple[Release, ...] = ("popularity", "train")
+    max_pair_items: Annotated[int, Field(ge=0)] = 4096
+    allowed_releases: tuple[Release, ...] = ("popularity", "pairs", "train", "compare")
     allowed_metrics: tuple[MetricName, ...] = ()
     min_metric_noise_multiplier: NonNegative = 1.0
     max_metric_releases: Count = 10
@@ -135,6 +138,8 @@ def check_run(
         ("history", training.max_history, policy.max_history),
         ("feedback", training.max_feedback if config.model.heads else 0, policy.max_history),
         ("popularity-cap", privacy.popularity_cap, policy.max_history),
+        ("pair-history", config.collaboration.history if config.collaboration.items else 0, policy.max_history),
+        ("pair-items", config.collaboration.items, policy.max_pair_items),
         ("trained-weights", trained_weights, policy.max_trained_weights),
     ]
     for code, value, limit in asked:

@@ -7,11 +7,14 @@ is found again and sent as it was. What leaves is the `Reply` fields and the arr
 
     DESCRIBE    name, public number of users                                                price 0
     POPULARITY  noised item counts                                                          one Gaussian release
+    PAIRS       noised sum of the users' item pairs                                         one Gaussian release
     TRAIN       change of the trained weights after noised, clipped steps; witness block    sampled Gaussian steps
                 with adaptive clipping, the noised share of users within the clip           in the same steps
     EVALUATE    noised sums of the plan's metrics and of the evaluated users                one Gaussian release
+    COMPARE     noised sums of one metric of each rung, and of the evaluated users          one Gaussian release
+    SCORER      nothing; what it carries is public                                          price 0
     RECEIPT     nothing                                                                     price 0
-    these four  the signed head of the ledger, the proof that it only grew, own rotations   price 0
+    all these   the signed head of the ledger, the proof that it only grew, own rotations   price 0
     any kind    a refusal: a policy code and a text without private values                  price 0
 """
 
@@ -25,14 +28,19 @@ import numpy as np
 
 from client import outbox, witness
 from client.charge import RELEASES, Charge, approve_plan, charge_of, committed_event, find_reserve
+from client.comparison import compare
+from client.comparison import sensitivity as comparison_sensitivity
 from client.coordinator import Shown, confirm, show
+from client.inbox import find_scorer, keep_scorer
 from client.measurement import measure
 from client.measurement import sensitivity as metrics_sensitivity
 from client.outbox import Finished
+from client.pairs import count_pairs
 from client.policy import check_encoder, check_metrics, check_release, check_run
 from client.popularity import count_items, sensitivity
 from client.site import Site
 from client.training import train_round
+from mmrec_model.collaboration.pairs import BOUND
 from mmrec_model.config import RunConfig
 from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import (
@@ -45,11 +53,23 @@ from mmrec_model.errors import (
 )
 from mmrec_model.model.recommender import build_model
 from mmrec_model.model.scope import trained_share
-from mmrec_model.privacy.events import NonPrivate, to_record
+from mmrec_model.privacy.events import NonPrivate, PrivacyEvent, to_record
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.privacy.ledger import Ledger
 from mmrec_model.privacy.records import Record
-from mmrec_model.protocol import CLIP_SHARE, METRICS, WITNESS, Arrays, Kind, Reply, Request, arrays_digest
+from mmrec_model.protocol import (
+    CLIP_SHARE,
+    COMPARED,
+    METRICS,
+    PAIRS,
+    WITNESS,
+    Arrays,
+    Kind,
+    Reply,
+    Request,
+    arrays_digest,
+    state_digest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -121,26 +141,42 @@ def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answe
         made: Arrays = {}
         if kind is Kind.DESCRIBE:
             approve_plan(ledger, site, config)
+        elif kind is Kind.SCORER:
+            keep_scorer(site.inbox, arrays)
         else:
             if kind is Kind.EVALUATE:
                 check_metrics(site.policy, config)
             else:
                 check_release(site.policy, RELEASES[kind])
-            made = _priced(site, ledger, charge_of(config, kind, request, arrays), config, arrays)
+            state = {**arrays, **find_scorer(site.inbox, request.scorer)}
+            made = _priced(site, ledger, charge_of(config, kind, request, state), config, state)
         return Answer(_reply(site, kind, request, show(ledger, challenge)), made)
 
 
 def _check_request(config: RunConfig, kind: Kind, request: Request, arrays: Arrays) -> None:
-    rounds: Container[int] = range(1, config.training.rounds + 1) if kind is Kind.TRAIN else (0,)
-    if kind is Kind.EVALUATE:
-        rounds = config.evaluated_rounds
+    rounds = _rounds_of(config, kind)
     if request.run_id != config.run_id or request.round not in rounds:
         raise ProtocolError(
             f"round {request.round} of run '{request.run_id}' is not a {kind} round of plan '{config.run_id}'",
             remedy="Send the rounds of the plan's own run",
         )
-    if kind in {Kind.TRAIN, Kind.EVALUATE} and arrays_digest(arrays) != request.model_digest:
+    digest = state_digest(arrays, request.scorer)
+    if kind not in {Kind.DESCRIBE, Kind.POPULARITY, Kind.RECEIPT} and digest != request.model_digest:
         raise ProtocolError("the global state is not the one the request names", remedy="Send the request again")
+
+
+def _rounds_of(config: RunConfig, kind: Kind) -> Container[int]:
+    """The rounds in which the plan has messages of this kind."""
+    match kind:
+        case Kind.TRAIN:
+            return range(1, config.training.rounds + 1)
+        case Kind.EVALUATE:
+            return config.evaluated_rounds
+        case Kind.COMPARE:
+            return (config.training.rounds + 1,) if config.gate.metric is not None else ()
+        case Kind.PAIRS | Kind.SCORER:
+            return (0,) if config.collaboration.items else ()
+    return (0,)
 
 
 def _priced(site: Site, ledger: Ledger, charge: Charge, config: RunConfig, state: Arrays) -> Arrays:
@@ -196,7 +232,7 @@ def _make_popularity(site: Site, reserve: Record, config: RunConfig, _state: Arr
     noise = site.noise(f"popularity/{reserve.text('run_id')}/{reserve.whole('attempt')}")
     counts = count_items(site.dataset.train, config.features.items, config.privacy, noise)
     event = committed_event(config, noise_multiplier=config.privacy.popularity_noise_multiplier, steps=None)
-    bound = None if isinstance(event, NonPrivate) else sensitivity(config.privacy)
+    bound = _bound(event, sensitivity(config.privacy))
     return Finished({"counts": counts}, event, 1, _rng(config, noise.source), bound)
 
 
@@ -220,7 +256,7 @@ def _make_update(site: Site, reserve: Record, config: RunConfig, state: Arrays) 
         arrays[WITNESS] = trained.witness
     if trained.clip_share is not None:
         arrays[CLIP_SHARE] = np.array([trained.clip_share], np.float32)
-    bound = None if isinstance(event, NonPrivate) else trained.max_grad_norm
+    bound = _bound(event, trained.max_grad_norm)
     # Noise that is not right is not even kept: the next request is a new attempt.
     witness.check(site.witness, config, arrays, users=site.config.users, clip=bound)
     return Finished(arrays, event, trained.steps, _rng(config, noise.source), bound)
@@ -239,14 +275,43 @@ def _make_metrics(site: Site, reserve: Record, config: RunConfig, state: Arrays)
         own=site.own_media(config.model),
     )
     event = committed_event(config, noise_multiplier=config.evaluation.noise_multiplier, steps=None)
-    bound = None if isinstance(event, NonPrivate) else metrics_sensitivity(config.evaluation)
+    bound = _bound(event, metrics_sensitivity(config.evaluation))
     return Finished({METRICS: sums}, event, 1, _rng(config, noise.source), bound)
+
+
+def _make_pairs(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
+    noise = site.noise(f"pairs/{reserve.text('run_id')}/{reserve.whole('attempt')}")
+    pairs = count_pairs(config, site.dataset.train, state, noise)
+    event = committed_event(config, noise_multiplier=config.collaboration.noise_multiplier, steps=None)
+    return Finished({PAIRS: pairs}, event, 1, _rng(config, noise.source), _bound(event, BOUND))
+
+
+def _make_comparison(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
+    noise = site.noise(f"compare/{reserve.text('run_id')}/{reserve.whole('attempt')}")
+    sums = compare(
+        config,
+        site.items,
+        site.dataset,
+        state,
+        noise,
+        encoder_source=site.config.text_encoder,
+        own=site.own_media(config.model),
+    )
+    event = committed_event(config, noise_multiplier=config.gate.noise_multiplier, steps=None)
+    bound = _bound(event, comparison_sensitivity(config))
+    return Finished({COMPARED: sums}, event, 1, _rng(config, noise.source), bound)
+
+
+def _bound(event: PrivacyEvent, value: float) -> float | None:
+    return None if isinstance(event, NonPrivate) else value
 
 
 _MAKERS: dict[Kind, Callable[[Site, Record, RunConfig, Arrays], Finished]] = {
     Kind.POPULARITY: _make_popularity,
+    Kind.PAIRS: _make_pairs,
     Kind.TRAIN: _make_update,
     Kind.EVALUATE: _make_metrics,
+    Kind.COMPARE: _make_comparison,
 }
 
 

@@ -39,8 +39,9 @@ from client.policy import Policy, read_policy
 from client.pricing import price_of_mechanisms
 from client.rotation import KEY, LEDGER, signing_key
 from mmrec_model.canonical import sha256_hex
-from mmrec_model.config import Count, ModelConfig, Strict, UserMedium
+from mmrec_model.config import ModelConfig, UserMedium
 from mmrec_model.config_reader import parse_config
+from mmrec_model.config_types import Count, Strict
 from mmrec_model.data.catalogue import Catalogue, open_catalogue
 from mmrec_model.data.dataset import PartnerDataset, open_partner, read_user_columns
 from mmrec_model.encoders.interface import Encoder
@@ -186,6 +187,11 @@ class Site:
     def outbox(self) -> Path:
         """Where finished replies wait."""
         return self.root / "outbox"
+
+    @property
+    def inbox(self) -> Path:
+        """Where the scorer of the run under way lies (`client.inbox`)."""
+        return self.root / "inbox"
 
     @property
     def witness(self) -> Path:

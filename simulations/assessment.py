@@ -13,17 +13,16 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-
 from mmrec_model.config import RunConfig
 from mmrec_model.data.dataset import PartnerDataset
 from mmrec_model.evaluation.baselines import EASE, MAX_ITEMS, Csr, ItemKNN, Popularity, interaction_matrix, scorer
 from mmrec_model.evaluation.ranking import RankingTask, Ranks, Scorer, ranking_metrics, ranks
 from mmrec_model.evaluation.ranking import standard_errors as standard_errors_of
 from mmrec_model.model.items import Items
-from mmrec_model.model.recommender import RecommenderNetwork, build_model
+from mmrec_model.model.recommender import RecommenderNetwork
 from mmrec_model.model.scoring import encode_catalogue, score_catalogue
-from mmrec_model.protocol import PRIOR, Arrays, trained_arrays
+from mmrec_model.model.state import model_of_state
+from mmrec_model.protocol import PRIOR, Arrays
 from simulations.run_record import Metrics
 
 Part = Literal["val", "test"]
@@ -108,9 +107,7 @@ def model_ranks(config: RunConfig, items: Items, panel: Panel, state: Arrays) ->
 
 def trained_model(config: RunConfig, state: Arrays) -> RecommenderNetwork:
     """The model of a run with the trained arrays of a global state."""
-    model = build_model(config)
-    model.load_trainable_state({name: torch.from_numpy(array) for name, array in trained_arrays(state).items()})
-    return model
+    return model_of_state(config, state)
 
 
 def baseline_ranks(panel: Panel) -> dict[str, Ranks]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import typer
 from click.core import ParameterSource
 
-from mmrec_model.config import HEADS, EvaluationConfig, TrainingConfig
+from mmrec_model.config import HEADS, TrainingConfig
+from mmrec_model.config_ladder import EvaluationConfig
 from simulations import options
 
 EMBEDDED = "embedded synthetic set"

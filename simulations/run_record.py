@@ -15,7 +15,8 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
-from mmrec_model.config import HeadName, Strict
+from mmrec_model.config import HeadName
+from mmrec_model.config_types import Strict
 from mmrec_model.errors import DataError
 from mmrec_model.storage import write_atomically
 

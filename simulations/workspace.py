@@ -24,7 +24,6 @@ from client.site import Site, SiteConfig, enrol
 from mmrec_model.config import (
     ENCODER_SCOPES,
     EncoderConfig,
-    EvaluationConfig,
     FusionName,
     Modality,
     ModelConfig,
@@ -36,6 +35,7 @@ from mmrec_model.config import (
     TransformConfig,
     TunedTextConfig,
 )
+from mmrec_model.config_ladder import EvaluationConfig
 from mmrec_model.config_reader import parse_config
 from mmrec_model.data.catalogue import open_catalogue
 from mmrec_model.data.categories import category_vocabulary

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from mmrec_model.config import EvaluationConfig, FeatureSpec, RunConfig, TrainingConfig
+from mmrec_model.config import FeatureSpec, RunConfig, TrainingConfig
+from mmrec_model.config_ladder import EvaluationConfig
 from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import ConfigError, PrivacyError
 from mmrec_model.planning import (

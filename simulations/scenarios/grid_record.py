@@ -13,7 +13,8 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import Field, ValidationError
 
-from mmrec_model.config import Digest, Modality, Strict
+from mmrec_model.config import Modality
+from mmrec_model.config_types import Digest, Strict
 from mmrec_model.errors import DataError
 from mmrec_model.storage import write_atomically
 from simulations.run_record import Amount, Finite, Metrics, Natural, Share, Verdict, Versions

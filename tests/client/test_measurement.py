@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from client import measurement, release
 from client.measurement import measure, sensitivity, user_vectors
 from client.release import answer
-from mmrec_model.config import EvaluationConfig, RunConfig
+from mmrec_model.config import RunConfig
+from mmrec_model.config_ladder import EvaluationConfig
 from mmrec_model.data.dataset import PartnerDataset
 from mmrec_model.data.histories import Histories
 from mmrec_model.errors import DataError

@@ -17,15 +17,8 @@ import pytest
 from PIL import Image
 
 from client.app import app as client_app
-from mmrec_model.config import (
-    EncoderConfig,
-    EvaluationConfig,
-    FeatureSpec,
-    PrivacyConfig,
-    RunConfig,
-    TrainingConfig,
-    TransformConfig,
-)
+from mmrec_model.config import EncoderConfig, FeatureSpec, PrivacyConfig, RunConfig, TrainingConfig, TransformConfig
+from mmrec_model.config_ladder import EvaluationConfig
 from mmrec_model.data.catalogue import open_catalogue
 from mmrec_model.errors import MmrecError, UsageError
 from mmrec_model.features.bundle import build_bundle

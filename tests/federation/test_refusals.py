@@ -25,7 +25,8 @@ from client import site as client_site
 from client.app import app as client_app
 from client.policy import Policy, read_policy
 from client.site import Site
-from mmrec_model.config import EvaluationConfig, RunConfig
+from mmrec_model.config import RunConfig
+from mmrec_model.config_ladder import EvaluationConfig
 from mmrec_model.data.writing import write_partner
 from mmrec_model.errors import BudgetExhausted
 from mmrec_model.model.recommender import initial_state

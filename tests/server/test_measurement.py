@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from mmrec_model.config import EvaluationConfig, FeatureSpec, PrivacyConfig, RunConfig
+from mmrec_model.config import FeatureSpec, PrivacyConfig, RunConfig
+from mmrec_model.config_ladder import EvaluationConfig
 from mmrec_model.errors import AdmissionError
 from mmrec_model.protocol import METRICS
 from server.admission import check_arrays
