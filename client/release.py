@@ -43,8 +43,6 @@ from mmrec_model.errors import (
     PolicyRefusal,
     ProtocolError,
 )
-from mmrec_model.model.recommender import build_model
-from mmrec_model.model.scope import trained_share
 from mmrec_model.privacy.events import NonPrivate, to_record
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.privacy.ledger import Ledger
@@ -108,14 +106,15 @@ def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answe
         if kind is Kind.RECEIPT:
             return Answer(_reply(site, kind, request, show(ledger, challenge)))
         check_encoder(config, site.bundle.tunable_encoder)
-        site.own_encoders(config.model)
+        parts = site.parts_of(config)
+        parts.require_encoders()
         check_run(
             site.policy,
             config,
             users=site.config.users,
             installed_features=site.bundle.digest,
             installed_code=site.code_digest,
-            trained_weights=trained_share(build_model(config, encoder_source=site.config.text_encoder)).trained,
+            trained_weights=parts.trained_weights,
         )
         site.check_features(ledger.history.keys.get("server"))
         made: Arrays = {}
@@ -211,7 +210,7 @@ def _make_update(site: Site, reserve: Record, config: RunConfig, state: Arrays) 
         users=site.config.users,
         noise=noise,
         encoder_source=site.config.text_encoder,
-        own=site.own_media(config.model),
+        own=site.parts_of(config).own_media(),
         labels=site.dataset.labels(config.model.categories),
     )
     event = committed_event(config, noise_multiplier=trained.noise_multiplier, steps=trained.steps)
@@ -236,7 +235,7 @@ def _make_metrics(site: Site, reserve: Record, config: RunConfig, state: Arrays)
         state,
         noise,
         encoder_source=site.config.text_encoder,
-        own=site.own_media(config.model),
+        own=site.parts_of(config).own_media(),
     )
     event = committed_event(config, noise_multiplier=config.evaluation.noise_multiplier, steps=None)
     bound = None if isinstance(event, NonPrivate) else metrics_sensitivity(config.evaluation)

@@ -27,7 +27,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -36,19 +36,18 @@ import numpy as np
 from pydantic import Field
 
 from client.file_marks import Marks, marks_of
+from client.plan_parts import PlanParts
 from client.policy import Policy, read_policy
 from client.pricing import price_of_mechanisms
 from client.rotation import KEY, LEDGER, signing_key
 from mmrec_model.canonical import sha256_hex
-from mmrec_model.config import Count, ModelConfig, Strict, UserMedium
+from mmrec_model.config import Count, RunConfig, Strict
 from mmrec_model.config_reader import parse_config
 from mmrec_model.data.catalogue import Catalogue, open_catalogue
-from mmrec_model.data.dataset import PartnerDataset, open_partner, read_user_columns
+from mmrec_model.data.dataset import PartnerDataset, open_partner
 from mmrec_model.data.schema import INTERACTIONS, ITEMS, SUFFIXES, USERS, FileSchema
-from mmrec_model.encoders.interface import Encoder
 from mmrec_model.errors import ConfigError
 from mmrec_model.features.bundle import FeatureBundle, open_bundle
-from mmrec_model.features.own_media import bundle_encoder, encode_own_media
 from mmrec_model.features.signature import check_signature
 from mmrec_model.model.items import Items
 from mmrec_model.model.texts import Texts
@@ -155,35 +154,16 @@ class Site:
         """The catalogue as tensors, shared likewise."""
         return _items(self.features_folder, _bundle_marks(self.features_folder))
 
-    def own_encoders(self, model: ModelConfig) -> dict[UserMedium, Encoder]:
-        """The encoders of the users' own media that a model reads, verified; reads no user's data.
+    def parts_of(self, config: RunConfig) -> PlanParts:
+        """What a plan needs of this site; kept until another plan asks."""
+        if config.digest not in self._parts:
+            self._parts.clear()
+            self._parts[config.digest] = PlanParts(self, config)
+        return self._parts[config.digest]
 
-        Raises:
-            EncoderError: one cannot be loaded.
-            FeatureError: one is not that of the installed bundle.
-        """
-        sources: dict[UserMedium, str] = {"text": self.config.text_encoder, "image": self.config.image_encoder}
-        return {name: bundle_encoder(self.bundle, name, sources[name]) for name in model.user_media}
-
-    def own_media(self, model: ModelConfig) -> Items | None:
-        """The users' own media `[U]` in the order of the data set, encoded here; None for a model that reads none.
-
-        Raises:
-            MmrecError: as `own_encoders`, or `users.*` cannot be used.
-        """
-        if not model.user_media:
-            return None
-        columns = read_user_columns(self._folder(self.config.data))
-        users, widths = self.dataset.user_ids, self.bundle.spec.dims
-        vectors = {name: np.zeros((len(users), width), np.float32) for name, width in widths.items()}
-        present_UM = np.zeros((len(users), len(vectors)), dtype=bool)
-        for name, encoder in self.own_encoders(model).items():
-            cells = [columns.get(user, {}).get(name, "") for user in users]
-            media = [Path(cell) if cell and name == "image" else cell for cell in cells]
-            vectors[name], present_UM[:, list(vectors).index(name)] = encode_own_media(
-                self._folder(self.config.features), name, encoder, media, store=self.root / "profiles"
-            )
-        return replace(Items.from_arrays(vectors, present_UM), encoded=True)
+    @cached_property
+    def _parts(self) -> dict[str, PlanParts]:
+        return {}
 
     def marks(self) -> Marks:
         """Marks of every file that the parts of this object are read from; see `client.open_sites`."""
