@@ -132,7 +132,7 @@ def approve_plan(ledger: Ledger, site: Site, config: RunConfig) -> None:
         PolicyRefusal: `self-test` if the installed package fails its own test; `budget` if the plan does not fit;
             `plan-changed` if the run was approved with another plan.
     """
-    attest_code(ledger, site)
+    attest_code(ledger, site, config)
     known = [record for record in ledger.records if _is_plan_of(record, config.run_id)]
     if known:
         if known[-1].text("config_digest") != config.digest:

@@ -1,7 +1,7 @@
 """The collaborative scorer of the run that is under way, kept so that it crosses the wire once and not every round.
 
-It is public: made by the coordinator of releases that were paid for. A request that needs it names its digest; what lies
-here under another digest does not count.
+It is public: made by the coordinator of releases that were paid for. A request that needs it names its digest; what
+lies here under another digest does not count.
 """
 
 from __future__ import annotations
@@ -18,18 +18,22 @@ from mmrec_model.storage import write_atomically
 _FILE = "scorer.safetensors"
 
 
-def keep_scorer(folder: Path, arrays: Arrays) -> None:
+def keep_scorer(folder: Path, arrays: Arrays, *, items: int) -> None:
     """Store the scorer of a run in place of the one before.
 
     Args:
         folder: the site's inbox.
         arrays: `scorer` and `selected`.
+        items: M of the plan.
 
     Raises:
-        ProtocolError: other arrays.
+        ProtocolError: other arrays, or of another size.
     """
-    if set(arrays) != {SCORER, SELECTED}:
-        raise ProtocolError(f"a scorer of the arrays {sorted(arrays)}", remedy="Send the scorer and its items")
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if shapes != {SCORER: (items, items), SELECTED: (items,)}:
+        raise ProtocolError(
+            f"a scorer of the arrays {shapes}, the plan has {items} items", remedy="Send the plan's own"
+        )
     write_atomically(folder / _FILE, save(arrays))
 
 

@@ -21,26 +21,17 @@ is found again and sent as it was. What leaves is the `Reply` fields and the arr
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Container
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from client import outbox, witness
-from client.charge import RELEASES, Charge, approve_plan, charge_of, committed_event, find_reserve
-from client.comparison import compare
-from client.comparison import sensitivity as comparison_sensitivity
+from client.charge import RELEASES, Charge, approve_plan, charge_of, find_reserve
 from client.coordinator import Shown, confirm, show
 from client.inbox import find_scorer, keep_scorer
-from client.measurement import measure
-from client.measurement import sensitivity as metrics_sensitivity
+from client.making import MAKERS
 from client.outbox import Finished
-from client.pairs import count_pairs
 from client.policy import check_encoder, check_metrics, check_release, check_run
-from client.popularity import count_items, sensitivity
 from client.site import Site
-from client.training import train_round
-from mmrec_model.collaboration.pairs import BOUND
 from mmrec_model.config import RunConfig
 from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import (
@@ -51,18 +42,11 @@ from mmrec_model.errors import (
     PolicyRefusal,
     ProtocolError,
 )
-from mmrec_model.model.recommender import build_model
-from mmrec_model.model.scope import trained_share
-from mmrec_model.privacy.events import NonPrivate, PrivacyEvent, to_record
+from mmrec_model.privacy.events import to_record
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.privacy.ledger import Ledger
 from mmrec_model.privacy.records import Record
 from mmrec_model.protocol import (
-    CLIP_SHARE,
-    COMPARED,
-    METRICS,
-    PAIRS,
-    WITNESS,
     Arrays,
     Kind,
     Reply,
@@ -128,21 +112,22 @@ def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answe
         if kind is Kind.RECEIPT:
             return Answer(_reply(site, kind, request, show(ledger, challenge)))
         check_encoder(config, site.bundle.tunable_encoder)
-        site.own_encoders(config.model)
+        parts = site.parts_of(config)
+        parts.require_encoders()
         check_run(
             site.policy,
             config,
             users=site.config.users,
             installed_features=site.bundle.digest,
             installed_code=site.code_digest,
-            trained_weights=trained_share(build_model(config, encoder_source=site.config.text_encoder)).trained,
+            trained_weights=parts.trained_weights,
         )
         site.check_features(ledger.history.keys.get("server"))
         made: Arrays = {}
         if kind is Kind.DESCRIBE:
             approve_plan(ledger, site, config)
         elif kind is Kind.SCORER:
-            keep_scorer(site.inbox, arrays)
+            keep_scorer(site.inbox, arrays, items=config.collaboration.items)
         else:
             if kind is Kind.EVALUATE:
                 check_metrics(site.policy, config)
@@ -199,7 +184,7 @@ def _priced(site: Site, ledger: Ledger, charge: Charge, config: RunConfig, state
             server_nonce=charge.server_nonce,
         )
         with site.diary(charge.run_id, charge.round, charge.release):
-            finished = _MAKERS[charge.kind](site, reserve, config, state)
+            finished = MAKERS[charge.kind](site, reserve, config, state)
         outbox.keep(site.outbox, reserve.hash, finished)
     if reserve in ledger.dangling():
         ledger.commit(
@@ -228,93 +213,6 @@ def _require_committed(ledger: Ledger, reserve: Record, finished: Finished) -> N
         )
 
 
-def _make_popularity(site: Site, reserve: Record, config: RunConfig, _state: Arrays) -> Finished:
-    noise = site.noise(f"popularity/{reserve.text('run_id')}/{reserve.whole('attempt')}")
-    counts = count_items(site.dataset.train, config.features.items, config.privacy, noise)
-    event = committed_event(config, noise_multiplier=config.privacy.popularity_noise_multiplier, steps=None)
-    bound = _bound(event, sensitivity(config.privacy))
-    return Finished({"counts": counts}, event, 1, _rng(config, noise.source), bound)
-
-
-def _make_update(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
-    place = f"{reserve.text('run_id')}/{reserve.whole('round')}/{reserve.whole('attempt')}"
-    noise = site.noise(f"train/{place}")
-    trained = train_round(
-        config,
-        site.items,
-        site.dataset.train,
-        state,
-        users=site.config.users,
-        noise=noise,
-        encoder_source=site.config.text_encoder,
-        own=site.own_media(config.model),
-        labels=site.dataset.labels(config.model.categories),
-    )
-    event = committed_event(config, noise_multiplier=trained.noise_multiplier, steps=trained.steps)
-    arrays = dict(trained.update)
-    if trained.witness.size:
-        arrays[WITNESS] = trained.witness
-    if trained.clip_share is not None:
-        arrays[CLIP_SHARE] = np.array([trained.clip_share], np.float32)
-    bound = _bound(event, trained.max_grad_norm)
-    # Noise that is not right is not even kept: the next request is a new attempt.
-    witness.check(site.witness, config, arrays, users=site.config.users, clip=bound)
-    return Finished(arrays, event, trained.steps, _rng(config, noise.source), bound)
-
-
-def _make_metrics(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
-    place = f"{reserve.text('run_id')}/{reserve.whole('round')}/{reserve.whole('attempt')}"
-    noise = site.noise(f"evaluate/{place}")
-    sums = measure(
-        config,
-        site.items,
-        site.dataset,
-        state,
-        noise,
-        encoder_source=site.config.text_encoder,
-        own=site.own_media(config.model),
-    )
-    event = committed_event(config, noise_multiplier=config.evaluation.noise_multiplier, steps=None)
-    bound = _bound(event, metrics_sensitivity(config.evaluation))
-    return Finished({METRICS: sums}, event, 1, _rng(config, noise.source), bound)
-
-
-def _make_pairs(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
-    noise = site.noise(f"pairs/{reserve.text('run_id')}/{reserve.whole('attempt')}")
-    pairs = count_pairs(config, site.dataset.train, state, noise)
-    event = committed_event(config, noise_multiplier=config.collaboration.noise_multiplier, steps=None)
-    return Finished({PAIRS: pairs}, event, 1, _rng(config, noise.source), _bound(event, BOUND))
-
-
-def _make_comparison(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
-    noise = site.noise(f"compare/{reserve.text('run_id')}/{reserve.whole('attempt')}")
-    sums = compare(
-        config,
-        site.items,
-        site.dataset,
-        state,
-        noise,
-        encoder_source=site.config.text_encoder,
-        own=site.own_media(config.model),
-    )
-    event = committed_event(config, noise_multiplier=config.gate.noise_multiplier, steps=None)
-    bound = _bound(event, comparison_sensitivity(config))
-    return Finished({COMPARED: sums}, event, 1, _rng(config, noise.source), bound)
-
-
-def _bound(event: PrivacyEvent, value: float) -> float | None:
-    return None if isinstance(event, NonPrivate) else value
-
-
-_MAKERS: dict[Kind, Callable[[Site, Record, RunConfig, Arrays], Finished]] = {
-    Kind.POPULARITY: _make_popularity,
-    Kind.PAIRS: _make_pairs,
-    Kind.TRAIN: _make_update,
-    Kind.EVALUATE: _make_metrics,
-    Kind.COMPARE: _make_comparison,
-}
-
-
 _UNEXPECTED = "an unexpected error; the partner's own log has the details"
 _LEDGER_WORDS: dict[FaultCode, str] = {
     FaultCode.SIGNATURE: "the request is not signed by the coordinator that this ledger names",
@@ -323,12 +221,6 @@ _LEDGER_WORDS: dict[FaultCode, str] = {
     FaultCode.FORK: "the ledger is not the one whose head was shown before",
 }
 """What the coordinator learns of a fault of the ledger; the partner's own log has the numbers."""
-
-
-def _rng(config: RunConfig, source: str) -> str:
-    if config.privacy.mechanism == "none":
-        return "none"
-    return "simulated" if source.endswith("simulation") else source
 
 
 def _reply(

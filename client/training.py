@@ -201,7 +201,7 @@ def _require_planned(facts: StepFacts, drawn: Mapping[float, int], plan: StepPla
 def global_model(
     config: RunConfig, catalogue: Items, state: Arrays, encoder_source: str | None = None
 ) -> tuple[RecommenderNetwork, Items]:
-    """The model of a global state, and the catalogue with the state's prior.
+    """The model of a global state, and what it reads of the catalogue, with the state's prior.
 
     Raises:
         ProtocolError: the state has no prior of one number per item.
@@ -215,7 +215,7 @@ def global_model(
         )
     model = model_of_state(config, state, encoder_source=encoder_source)
     model.train()
-    return model, catalogue.with_prior(prior)
+    return model, catalogue.only(config.model_dims).with_prior(prior)
 
 
 def _sample(
@@ -226,7 +226,7 @@ def _sample(
     if not len(users):
         return []
     seed = noise.integer()
-    modalities = len(config.features.dims)
+    modalities = len(config.model_dims)
     drawn = draw_batch(
         histories,
         users,
