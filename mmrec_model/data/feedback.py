@@ -233,7 +233,9 @@ def _cutoffs(pairs: _Pairs, split: Split, n_items: int) -> Floats:
     cutoff_U = np.full(len(split.train), -np.inf)
     np.maximum.at(cutoff_U, owners, pairs.positive_seconds[places])
     none_held_out = sum(np.diff(part.offsets) for part in split.held_out) == 0
-    return np.where(none_held_out, np.nextafter(split.before, -np.inf) if np.isfinite(split.before) else np.inf, cutoff_U)
+    return np.where(
+        none_held_out, np.nextafter(split.before, -np.inf) if np.isfinite(split.before) else np.inf, cutoff_U
+    )
 
 
 def _held_out_keys(split: Split, n_items: int) -> Ints:

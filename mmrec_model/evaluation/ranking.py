@@ -101,9 +101,7 @@ def place_targets(
         of_B = np.flatnonzero(here_B)
         new_row = np.cumsum(here_B) - 1
         kept = here_B[rows]
-        above_B, level_B = _compared(
-            scores_BN[of_B], task.targets_T[places[of_B]], new_row[rows[kept]], excluded[kept]
-        )
+        above_B, level_B = _compared(scores_BN[of_B], task.targets_T[places[of_B]], new_row[rows[kept]], excluded[kept])
         rank_T[places[of_B]] = above_B
         alone = level_B == 1
         for row, above, level in zip(of_B[~alone], above_B[~alone], level_B[~alone], strict=True):
@@ -244,7 +242,8 @@ def paired_difference(a: Ranks, b: Ranks, metric: str, *, seed: int, draws: int 
     Raises:
         DataError: the two were not measured on the same users, or there are none.
     """
-    if not np.array_equal(a.candidates_U, b.candidates_U) or a.rank_U.size == 0:
+    paired = np.array_equal(a.candidates_U, b.candidates_U) and np.array_equal(a.owner_T, b.owner_T)
+    if not paired or a.rank_U.size == 0:
         raise DataError(
             f"{a.rank_U.size} and {b.rank_U.size} users with differing candidates cannot be paired",
             remedy="Rank both on one RankingTask",

@@ -134,9 +134,9 @@ def test_a_user_outside_the_histories_is_refused() -> None:
             histories.of(user)
 
 
-rules = st.sampled_from(
-    ["leave-last-out", "user-time", "user-time:0.3,0.2", "global-time:3,6"]
-).flatmap(lambda text: st.sampled_from([text, f"{text}+cold:0.3", f"{text}+cold:0.3,7"]))
+rules = st.sampled_from(["leave-last-out", "user-time", "user-time:0.3,0.2", "global-time:3,6"]).flatmap(
+    lambda text: st.sampled_from([text, f"{text}+cold:0.3", f"{text}+cold:0.3,7"])
+)
 
 
 def split_by(rows: list[Row], rule: str, loo: list[str] | None = None) -> PartnerDataset:
