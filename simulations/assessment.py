@@ -1,97 +1,30 @@
 """Central evaluation of a simulated federation, where the data of all partners belongs to whoever runs it.
 
-Protocol: one held-out item per user (pinned split, or leave-last-out), ranked against the whole catalogue; items of the
-user's history are no candidates. For validation the history is the train items; for the test train and validation.
-Nothing computed here is a release of a partner, and nothing of it reaches the coordinator.
+Protocol: the held-out items of a panel (`simulations.panels`), ranked against the whole catalogue. The rest of the
+protocol is `simulations.quality`. Nothing computed here is a release of a partner; none of it reaches the coordinator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from mmrec_model.config import RunConfig
-from mmrec_model.data.dataset import PartnerDataset
-from mmrec_model.evaluation.baselines import EASE, MAX_ITEMS, Csr, ItemKNN, Popularity, interaction_matrix, scorer
-from mmrec_model.evaluation.ranking import RankingTask, Ranks, Scorer, ranking_metrics, ranks
+from mmrec_model.evaluation.baselines import EASE, MAX_ITEMS, ItemKNN, Popularity, scorer
+from mmrec_model.evaluation.ranking import Ranks, ranking_metrics
 from mmrec_model.evaluation.ranking import standard_errors as standard_errors_of
 from mmrec_model.model.items import Items
 from mmrec_model.model.recommender import RecommenderNetwork, build_model
-from mmrec_model.model.scoring import encode_catalogue, score_catalogue
 from mmrec_model.protocol import PRIOR, Arrays, trained_arrays
+from simulations.panels import Panel, Part, panel_of
 from simulations.run_record import Metrics
 
-Part = Literal["val", "test"]
-Ints = npt.NDArray[np.int64]
-
-_TIES_SEED = 20_240_601
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Users with a held-out item.
-
-    Attributes:
-        histories: item indices of each user, oldest first.
-        partner_U: number of each user's partner.
-        task: held-out items and what is no candidate.
-        train: train rows of all users of the federation `[all, N]`, what baselines learn from.
-        rows: history rows of the panel's users `[U, N]`, what baselines see of a user.
-    """
-
-    histories: tuple[Ints, ...]
-    partner_U: Ints
-    task: RankingTask
-    train: Csr
-    rows: Csr
-
-    def sample(self, most: int, seed: int) -> Panel:
-        """At most `most` users, drawn once by `seed`."""
-        if len(self.histories) <= most:
-            return self
-        keep = np.sort(np.random.default_rng(seed).choice(len(self.histories), most, replace=False))
-        histories = tuple(self.histories[user] for user in keep)
-        task = RankingTask.from_histories(histories, self.task.targets_U[keep], n_items=self.task.n_items)
-        return Panel(histories, self.partner_U[keep], task, self.train, self.rows[keep])
-
-    def rank(self, scores: Scorer) -> Ranks:
-        """Rank every user's held-out item."""
-        return ranks(scores, self.task, seed=_TIES_SEED)
-
-    def model_scorer(self, model: RecommenderNetwork, catalogue: Items) -> Scorer:
-        """The model on the panel's histories."""
-        read = encode_catalogue(model, catalogue)
-        return lambda users: score_catalogue(model, read, [self.histories[user] for user in users])
-
-
-def panel_of(datasets: Sequence[PartnerDataset], part: Part) -> Panel:
-    """All users of all partners who have a held-out item of `part`."""
-    n_items = len(datasets[0].catalogue)
-    histories: list[Ints] = []
-    targets: list[int] = []
-    partners: list[int] = []
-    for number, data in enumerate(datasets):
-        held_out = data.val if part == "val" else data.test
-        for user in np.flatnonzero(held_out >= 0):
-            history = data.train.of(int(user))
-            if part == "test" and data.val[user] >= 0:
-                history = np.append(history, data.val[user])
-            histories.append(history[history != held_out[user]])
-            targets.append(int(held_out[user]))
-            partners.append(number)
-    train = [data.train.of(user) for data in datasets for user in range(len(data))]
-    return Panel(
-        histories=tuple(histories),
-        partner_U=np.asarray(partners, dtype=np.int64),
-        task=RankingTask.from_histories(histories, np.asarray(targets, dtype=np.int64), n_items=n_items),
-        train=_matrix(train, n_items),
-        rows=_matrix(histories, n_items),
-    )
+__all__ = [
+    "Panel", "Part", "all_errors", "all_metrics", "baseline_ranks", "errors", "floor_ranks", "metrics", "model_ranks",
+    "of_partner", "panel_of", "trained_model",
+]  # fmt: skip
 
 
 def model_ranks(config: RunConfig, items: Items, panel: Panel, state: Arrays) -> Ranks:
@@ -152,7 +85,7 @@ def errors(found: Ranks) -> Metrics:
 def of_partner(found: Ranks, panel: Panel, number: int) -> Metrics | None:
     """Metrics of one partner's users; None where it has none in the panel."""
     mine = panel.partner_U == number
-    return metrics(Ranks(found.rank_U[mine], found.candidates_U[mine])) if mine.any() else None
+    return metrics(found.take(mine)) if mine.any() else None
 
 
 def all_metrics(found: Mapping[str, Ranks]) -> dict[str, Metrics]:
@@ -163,9 +96,3 @@ def all_metrics(found: Mapping[str, Ranks]) -> dict[str, Metrics]:
 def all_errors(found: Mapping[str, Ranks]) -> dict[str, Metrics]:
     """Standard errors by name."""
     return {name: errors(rank) for name, rank in found.items()}
-
-
-def _matrix(histories: Sequence[Ints], n_items: int) -> Csr:
-    users = np.repeat(np.arange(len(histories)), [len(items) for items in histories])
-    items = np.concatenate(histories) if histories else np.zeros(0, dtype=np.int64)
-    return interaction_matrix(users.astype(np.int64), items.astype(np.int64), n_users=len(histories), n_items=n_items)

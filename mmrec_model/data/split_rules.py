@@ -83,7 +83,7 @@ class SplitRule:
         """
         body, marked, cold = text.strip().partition(_COLD)
         name, _, values = body.partition(":")
-        known = {choice: choice for choice in _NAMES}
+        known: dict[str, SplitName] = {choice: choice for choice in _NAMES}
         try:
             rule = cls(
                 name=known[name],

@@ -156,10 +156,9 @@ def _assembled(
         lost = np.isin(keys, seen)
         if lost.any():
             users = len(np.unique(rows.users_R[chosen[lost]]))
-            notices += (
-                f"{rows.file}: {users:,} users have a pinned {name} item that an earlier split of theirs "
-                f"also holds; it cannot be ranked, so it is no {name} item of theirs",
-            )
+            told = f"{rows.file}: {users:,} users have a pinned {name} item that an earlier split of theirs also holds"
+            notices = (*notices, f"{told}; it cannot be ranked, so it is no {name} item of theirs")
         seen = np.concatenate([seen, keys[~lost]])
         histories.append(Histories.grouped(rows.users_R[chosen[~lost]], rows.items_R[chosen[~lost]], n_users))
-    return Split(*histories, notices=notices, before=before)
+    train, val, test, cold = histories
+    return Split(train, val, test, cold, notices, before)

@@ -143,7 +143,7 @@ def entropy(lists_UK: Ints, *, n_items: int) -> float:
 
 
 def _listed(lists_UK: Ints) -> Ints:
-    items = lists_UK[lists_UK != EMPTY]
+    items: Ints = lists_UK[lists_UK != EMPTY]
     if items.size == 0:
         raise DataError("the lists are empty", remedy="Recommend at least one item")
     return items

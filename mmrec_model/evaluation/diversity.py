@@ -1,4 +1,4 @@
-"""What single lists are like: how different their items are, how much long tail they hold, how true to the user's tastes.
+"""What single lists are like: how different their items, how much long tail they hold, how true to the user's tastes.
 
 intra_list_distance   mean of 1 - cosine over the pairs of a list whose two items have the modality (ILD; Ziegler et
                       al., WWW 2005)
@@ -89,14 +89,16 @@ def category_divergence(lists_UK: Ints, histories: Sequence[Ints], category_N: I
     """
     if len(histories) != len(lists_UK):
         raise DataError(f"{len(histories)} histories for {len(lists_UK)} lists", remedy="Give one history per list")
-    classes = int(category_N.max(initial=-1)) + 1
+    classes = max(1, int(category_N.max(initial=-1)) + 1)
     owners = np.repeat(np.arange(len(histories)), [len(items) for items in histories])
     past_UC = _mixture(owners, np.concatenate([np.zeros(0, dtype=np.int64), *histories]), category_N, classes, lists_UK)
     rows, places = np.nonzero(lists_UK != EMPTY)
     list_UC = _mixture(rows, lists_UK[rows, places], category_N, classes, lists_UK)
     smooth_UC = (1.0 - SMOOTHING) * list_UC + SMOOTHING * past_UC
     ratio_UC = np.divide(past_UC, smooth_UC, out=np.ones_like(past_UC), where=past_UC > 0)
-    return np.asarray((past_UC * np.log(ratio_UC)).sum(axis=1)) + 0.0 * (past_UC.sum(axis=1) + list_UC.sum(axis=1))
+    known_U = ~np.isnan(past_UC).any(axis=1) & ~np.isnan(list_UC).any(axis=1)
+    divergence_U: Floats = np.where(known_U, (past_UC * np.log(ratio_UC)).sum(axis=1), np.nan)
+    return divergence_U
 
 
 def _mixture(owners: Ints, items: Ints, category_N: Ints, classes: int, lists_UK: Ints) -> Floats:
@@ -105,4 +107,5 @@ def _mixture(owners: Ints, items: Ints, category_N: Ints, classes: int, lists_UK
     cells = owners[known] * classes + category_N[items[known]]
     counts_UC = np.bincount(cells, minlength=len(lists_UK) * classes).reshape(len(lists_UK), classes)
     total_U1 = counts_UC.sum(axis=1, keepdims=True)
-    return np.where(total_U1 > 0, counts_UC / np.maximum(total_U1, 1), np.nan)
+    mixture_UC: Floats = np.where(total_U1 > 0, counts_UC / np.maximum(total_U1, 1), np.nan)
+    return mixture_UC

@@ -1,4 +1,4 @@
-"""Quality by partner: how evenly it is spread, what joining brought each of them, what each of them brought to the rest.
+"""Quality by partner: how evenly it is spread, what joining brought each of them, what each brought the rest.
 
 Pure functions of ranks and of each user's partner; the sets of ranks are of one panel, so differences are paired by
 user. Figures of real partners are private to them. Legend: U users, P partners.
@@ -100,7 +100,7 @@ def contributions(found: Ranks, without: Mapping[int, Ranks], partner_U: Ints, m
 
 def _paired(found: Ranks, other: Ranks, partner_U: Ints, metric: str) -> Floats:
     same = np.array_equal(found.candidates_U, other.candidates_U) and found.rank_U.size == partner_U.size
-    if not same or found.places_T.size != other.places_T.size:
+    if not same or found.places.size != other.places.size:
         raise DataError(
             f"{found.rank_U.size} and {other.rank_U.size} users of {partner_U.size} cannot be paired",
             remedy="Rank both on one panel",

@@ -65,7 +65,7 @@ def ranks(
         ModelError: an answer has another shape than [B, N] or holds a NaN.
     """
     luck_U = task.luck(seed)
-    rank_T = np.zeros(task.targets_T.size, dtype=np.int64)
+    rank_T = np.zeros(task.flat_targets.size, dtype=np.int64)
     for start in range(0, task.users, chunk):
         stop = min(start + chunk, task.users)
         scores_BN = checked_scores(scores(np.arange(start, stop, dtype=np.int64)), (stop - start, task.n_items))
@@ -101,7 +101,9 @@ def place_targets(
         of_B = np.flatnonzero(here_B)
         new_row = np.cumsum(here_B) - 1
         kept = here_B[rows]
-        above_B, level_B = _compared(scores_BN[of_B], task.targets_T[places[of_B]], new_row[rows[kept]], excluded[kept])
+        above_B, level_B = _compared(
+            scores_BN[of_B], task.flat_targets[places[of_B]], new_row[rows[kept]], excluded[kept]
+        )
         rank_T[places[of_B]] = above_B
         alone = level_B == 1
         for row, above, level in zip(of_B[~alone], above_B[~alone], level_B[~alone], strict=True):
@@ -203,7 +205,7 @@ def chance_of(found: Ranks, metric: str) -> float:
     """
     _refuse_nobody(found)
     asked = parse_metric(metric)
-    relevant_U = np.bincount(found.owner_T, minlength=found.rank_U.size)
+    relevant_U = np.bincount(found.owners, minlength=found.rank_U.size)
     cases, users = np.unique(np.stack([found.candidates_U, relevant_U], 1), axis=0, return_counts=True)
     values = [expected(int(size), int(relevant), asked) for size, relevant in cases]
     return float(np.average(values, weights=users))
@@ -242,7 +244,7 @@ def paired_difference(a: Ranks, b: Ranks, metric: str, *, seed: int, draws: int 
     Raises:
         DataError: the two were not measured on the same users, or there are none.
     """
-    paired = np.array_equal(a.candidates_U, b.candidates_U) and np.array_equal(a.owner_T, b.owner_T)
+    paired = np.array_equal(a.candidates_U, b.candidates_U) and np.array_equal(a.owners, b.owners)
     if not paired or a.rank_U.size == 0:
         raise DataError(
             f"{a.rank_U.size} and {b.rank_U.size} users with differing candidates cannot be paired",

@@ -57,9 +57,9 @@ def user_values(found: Ranks, metric: Metric) -> Floats:
     if metric.kind == "mrr":
         return np.asarray(1.0 / (found.rank_U + 1.0))
     users, k = found.rank_U.size, metric.k
-    relevant_U = np.bincount(found.owner_T, minlength=users)
-    order = np.lexsort((found.places_T, found.owner_T))
-    owner_T, place_T = found.owner_T[order], found.places_T[order]
+    relevant_U = np.bincount(found.owners, minlength=users)
+    order = np.lexsort((found.places, found.owners))
+    owner_T, place_T = found.owners[order], found.places[order]
     hit_T = place_T < k
     hits_U = np.bincount(owner_T[hit_T], minlength=users).astype(np.float64)
     if metric.kind == "recall":

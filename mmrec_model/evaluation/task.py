@@ -103,14 +103,14 @@ class RankingTask:
                 remedy="Give one row per user, empty if need be",
             )
         self._check_several()
-        for name, items in (("target", self.targets_T), ("excluded item", self.excluded.items)):
+        for name, items in (("target", self.flat_targets), ("excluded item", self.excluded.items)):
             if items.size and (items.min() < 0 or items.max() >= self.n_items):
                 raise DataError(
                     f"{name} numbers span {items.min()}..{items.max()}, the catalogue has 0..{self.n_items - 1}",
                     remedy="Number items by their row in the catalogue",
                 )
         rows, items = self.excluded.flat(0, self.users)
-        keys_T = self.owner_T * self.n_items + self.targets_T
+        keys_T = self.owners * self.n_items + self.flat_targets
         clash = np.flatnonzero(np.isin(rows * self.n_items + items, keys_T))
         if clash.size:
             raise DataError(
@@ -160,18 +160,18 @@ class RankingTask:
         return int(self.targets_U.size)
 
     @property
-    def targets_T(self) -> Ints:
+    def flat_targets(self) -> Ints:
         """All targets, by user."""
         return self.targets_U if self.items_T is None else self.items_T
 
     @cached_property
-    def owner_T(self) -> Ints:
+    def owners(self) -> Ints:
         """The user of every target."""
         return _owners(self.offsets, self.users)
 
     def take(self, rows: Ints) -> RankingTask:
         """The task of some users."""
-        users, items = self.excluded.flat(0, self.users)
+        _, items = self.excluded.flat(0, self.users)
         return RankingTask.from_histories(
             [items[self.excluded.offsets[row] : self.excluded.offsets[row + 1]] for row in rows],
             self.targets_U[rows] if self.offsets is None else [self.of(int(row)) for row in rows],
@@ -183,7 +183,7 @@ class RankingTask:
         """The targets of one user."""
         if self.offsets is None:
             return self.targets_U[user : user + 1]
-        return self.targets_T[self.offsets[user] : self.offsets[user + 1]]
+        return self.flat_targets[self.offsets[user] : self.offsets[user + 1]]
 
     def luck(self, seed: int) -> Floats:
         """One draw in [0, 1) per user [U], which puts the target among the items with its score."""
@@ -225,12 +225,12 @@ class Ranks:
     rank_T: Ints | None = None
 
     @property
-    def places_T(self) -> Ints:
+    def places(self) -> Ints:
         """The place of every target, by user."""
         return self.rank_U if self.rank_T is None else self.rank_T
 
     @cached_property
-    def owner_T(self) -> Ints:
+    def owners(self) -> Ints:
         """The user of every target."""
         return _owners(self.offsets, int(self.rank_U.size))
 
@@ -249,9 +249,9 @@ class Ranks:
         if self.offsets is None:
             users = np.flatnonzero(kept_T)
             return Ranks(self.rank_U[users], self.candidates_U[users]), users
-        users, counts = np.unique(self.owner_T[kept_T], return_counts=True)
+        users, counts = np.unique(self.owners[kept_T], return_counts=True)
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        places = self.places_T[kept_T]
+        places = self.places[kept_T]
         best = np.minimum.reduceat(places, offsets[:-1]) if users.size else places
         return Ranks(best, self.candidates_U[users], offsets, places), users
 

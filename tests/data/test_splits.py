@@ -156,7 +156,9 @@ def test_every_rule_puts_each_distinct_item_of_a_user_into_one_part(rows, rule) 
         parts = [part.of(number).tolist() for part in (data.train, data.val_items, data.test_items, data.cold_items)]
         together = [item for part in parts for item in part]
         assert sorted(together) == sorted({ITEM_IDS.index(row[1]) for row in unique if row[0] == user})
-        times = [min(row[2] for row in unique if row[:2] == (user, ITEM_IDS[item])) for item in sum(parts[:3], [])]
+        times = [
+            min(row[2] for row in unique if row[:2] == (user, ITEM_IDS[item])) for part in parts[:3] for item in part
+        ]
         assert times == sorted(times)
 
 
@@ -201,7 +203,8 @@ def test_a_rule_that_is_asked_for_replaces_the_pins_and_says_so() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "last", "leave-last-out:1", "global-time", "global-time:5", "global-time:6,5", "user-time:0.5,0.5", "user-time:x",
+        "last", "leave-last-out:1", "global-time", "global-time:5", "global-time:6,5", "user-time:0.5,0.5",
+        "user-time:x",
         "user-time+cold:1", "user-time+cold:", "global-time:nan,5", "user-time:0,0.1",
     ],
 )  # fmt: skip
