@@ -1,4 +1,4 @@
-"""`mmrec evaluate`: an exported model on a public panel, a folder of people who agreed to be measured, without any partner.
+"""`mmrec evaluate`: an exported model on a public panel, of people who agreed to be measured, without any partner.
 
 Reads the model's folder, its feature bundle and the panel; sends nothing. The popularity of items, and so the slices by
 it, is that of the panel's own train rows. Figures carry no noise: run it on data that may be published.
@@ -38,6 +38,8 @@ def evaluate(  # noqa: PLR0917 - one argument per option
     as_json: Json = False,
 ) -> None:
     """Measure an exported model on a public panel of users who agreed to it."""
+    from rich.markup import escape  # noqa: PLC0415
+
     from mmrec_model.bars import Bars  # noqa: PLC0415
     from mmrec_model.data.split_rules import SplitRule  # noqa: PLC0415
     from simulations import public_panel  # noqa: PLC0415
@@ -50,7 +52,7 @@ def evaluate(  # noqa: PLR0917 - one argument per option
             model, data, features=features, rule=rule, progress=lambda done, total: bars("scoring", done, total)
         )
         for notice in notices:
-            bars.say(notice)
+            bars.say(escape(notice))
     if out is not None:
         write_quality(record, out)
     if page is not None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from mmrec_model.config import Modality
 from mmrec_model.data.catalogue import Catalogue
 from mmrec_model.evaluation import beyond_accuracy, diversity
 from mmrec_model.evaluation.partner_quality import Gain, contributions, gains, partner_means, spread
@@ -83,13 +84,13 @@ class ItemFacts:
     def of(
         cls,
         catalogue: Catalogue,
-        vectors: Mapping[str, npt.NDArray[np.float32]] | None = None,
+        vectors: Mapping[Modality, npt.NDArray[np.float32]] | None = None,
         present_NM: npt.NDArray[np.bool_] | None = None,
     ) -> ItemFacts:
         """From a catalogue, and the vectors and `[N, M]` mask of its feature bundle."""
         names, codes = np.unique(np.asarray(catalogue.categories, dtype=np.str_), return_inverse=True)
         known = np.cumsum(names != "") - 1
-        given = vectors or {}
+        given: dict[str, npt.NDArray[np.float32]] = {str(name): rows for name, rows in (vectors or {}).items()}
         present = {} if present_NM is None else {name: present_NM[:, m] for m, name in enumerate(given)}
         return cls(np.where(names[codes] == "", -1, known[codes]).astype(np.int64), given, present)
 

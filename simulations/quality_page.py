@@ -22,6 +22,7 @@ from simulations.report_content import label
 
 METRIC = "ndcg_at_10"
 _MARKS = ((ACCENT, "o"), (SECOND, "s"), (INK, "D"), (SOFT, "^"))
+_SHOWN = {"all": "whole history", "0": "nothing known", "1": "last event", "3": "last 3 events", "5": "last 5 events"}
 MOST_SYSTEMS = len(_MARKS)
 """Systems in the figure; the tables show all of them."""
 
@@ -79,7 +80,7 @@ def slice_rows(records: Sequence[QualityRecord]) -> Iterator[tuple[str, str, lis
     for group, attribute, names in groups:
         for name in names:
             if getattr(first, attribute)[name].users:
-                told = f"{name} events" if group == "New users" else name
+                told = _SHOWN.get(name, name) if group == "New users" else name
                 yield group, told, [getattr(one, attribute).get(name) for one in records]
 
 
@@ -91,8 +92,11 @@ def slice_figure(records: Sequence[QualityRecord]) -> str:
         axes = figure.subplots()
         for place, (record, (colour, mark)) in enumerate(zip(records, _MARKS, strict=False)):
             shift = 0.16 * (place - (len(records) - 1) / 2)
-            found = [(y, each[place].metrics.get(METRIC)) for y, (_, _, each) in enumerate(rows) if each[place]]
-            shown = [(y, one) for y, one in found if one is not None]
+            shown = [
+                (y, part.metrics[METRIC])
+                for y, (_, _, each) in enumerate(rows)
+                if (part := each[place]) is not None and part.metrics
+            ]
             axes.errorbar(
                 [one.value for _, one in shown], [y + shift for y, _ in shown], xerr=[one.error for _, one in shown],
                 color=colour, marker=mark, ms=4.0, lw=1.0, ls="", label=shown_name(label(record.system)),

@@ -40,6 +40,7 @@ from mmrec_model.config_reader import parse_config
 from mmrec_model.data.catalogue import open_catalogue
 from mmrec_model.data.categories import category_vocabulary
 from mmrec_model.data.dataset import open_partner
+from mmrec_model.data.split_rules import SplitRule
 from mmrec_model.encoders.registry import default_encoders
 from mmrec_model.errors import UsageError
 from mmrec_model.features.bundle import FeatureBundle, Progress, build_bundle
@@ -85,6 +86,7 @@ class Recipe:
         hidden: share of the media that are hidden from the encoders (`simulations.hiding`).
         features: folder of the feature bundle; None for `features` of the workspace.
         scope: which weights are trained; those of `model` but for the encoder that it may need.
+        split: how interactions are held out; None for what the data pins, else leave-last-out.
     """
 
     data: Path
@@ -103,6 +105,7 @@ class Recipe:
     hidden: float = 0.0
     features: Path | None = None
     scope: Scope = "fusion"
+    split: SplitRule | None = None
 
     @property
     def bundle_folder(self) -> Path:
@@ -246,7 +249,7 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
 
     Site and coordinator get each other's public key, and the coordinator signs the feature bundle.
     """
-    folders = write_sites(recipe.data, recipe.out, groups)
+    folders = write_sites(recipe.data, recipe.out, groups, recipe.split)
     private = config.privacy.mechanism != "none"
     catalogue, text = open_catalogue(recipe.data), _text_encoder(recipe)
     releases = len(config.evaluated_rounds)
