@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -221,6 +221,8 @@ def _new_users(panel: Panel, score: HistoryScorer, found: Ranks, lengths_U: Ints
     if able.size > NEW_USERS:
         able = np.sort(np.random.default_rng(seed).choice(able, NEW_USERS, replace=False))
     some = panel.take(able)
+    luck = able if panel.task.luck_rows_U is None else panel.task.luck_rows_U[able]
+    some = replace(some, task=replace(some.task, luck_rows_U=luck))  # ties fall as they do for the whole history
     records = {}
     for events in NEW_USER_EVENTS:
         shown = [history[len(history) - events :] for history in some.histories]
