@@ -16,11 +16,11 @@ from client.measurement import state_scorer, user_vectors
 from mmrec_model.config import RunConfig
 from mmrec_model.config_ladder import EvaluationConfig
 from mmrec_model.data.dataset import PartnerDataset
-from mmrec_model.ladder import TRAINED, kept_terms, rungs_of
+from mmrec_model.ladder import rungs_of
 from mmrec_model.model.items import Items
-from mmrec_model.model.recommender import initial_state
+from mmrec_model.model.state import state_of_rung
 from mmrec_model.privacy.noise import GaussianNoise
-from mmrec_model.protocol import KEPT_TERMS, Arrays
+from mmrec_model.protocol import Arrays
 
 
 def sensitivity(config: RunConfig) -> float:
@@ -59,16 +59,10 @@ def compare(
     asked, seed = EvaluationConfig(metrics=(config.gate.metric,)), noise.integer()
     columns = []
     for rung in rungs_of(config):
-        score = state_scorer(config, catalogue, rung_state(config, state, rung), encoder_source, own)
+        score = state_scorer(config, catalogue, state_of_rung(config, state, rung), encoder_source, own)
         vectors = user_vectors(asked, dataset, score, seed=seed)
         columns.append(vectors[:, 0])
     total = np.append(np.sum(columns, axis=1), vectors[:, 1].sum())
     if config.privacy.mechanism == "gaussian":
         total += noise.draw(total.size, config.gate.noise_multiplier * sensitivity(config))
     return total.astype(np.float32)
-
-
-def rung_state(config: RunConfig, state: Arrays, rung: str) -> Arrays:
-    """The state of a rung: what is beside the trained arrays stays, and those are untrained below `trained`."""
-    trained = {} if rung == TRAINED else initial_state(config)
-    return {**state, **trained, KEPT_TERMS: kept_terms(config, rung)}

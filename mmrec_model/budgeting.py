@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from mmrec_model.config import PrivacyConfig, TrainingConfig
@@ -86,7 +86,7 @@ class Wish:
         popularity_cap: distinct items of a user that the popularity release counts.
     """
 
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     pairs: bool = True
     gate: MetricName | None = "ndcg_at_10"
     max_grad_norm: float = 1.0

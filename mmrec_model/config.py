@@ -184,7 +184,9 @@ class ModelConfig(Strict):
 
     hidden: Width = 16
     trained_dims: Width = 64
-    modality_weights: dict[Modality, NonNegative] = {"text": 1.0, "image": 0.5, "audio": 0.5, "video": 0.5}
+    modality_weights: dict[Modality, NonNegative] = Field(
+        default={"text": 1.0, "image": 0.5, "audio": 0.5, "video": 0.5}
+    )
     popularity_weight: NonNegative = 0.1
     collaboration_weight: NonNegative = 0.0
     fused_scale: Positive = 0.5
@@ -202,10 +204,10 @@ class ModelConfig(Strict):
     user_media: tuple[UserMedium, ...] = ()
     scope: Scope = "fusion"
     text_encoder: TunedTextConfig | None = None
-    heads: dict[HeadName, Positive] = {}
+    heads: dict[HeadName, Positive] = Field(default={})
     cvr_loss: Literal["conditional", "esmm"] = "conditional"
     ctr_scorer: Literal["bilinear", "deepfm"] = "bilinear"
-    base_rates: dict[Literal["ctr", "cvr"], Rate] = {"ctr": 0.1, "cvr": 0.1}
+    base_rates: dict[Literal["ctr", "cvr"], Rate] = Field(default={"ctr": 0.1, "cvr": 0.1})
     rating_scale: tuple[float, float] = (1.0, 5.0)
     categories: Annotated[tuple[str, ...], Field(max_length=4096)] = ()
 

@@ -8,8 +8,8 @@
     trained         all of that and the privately trained residual             the whole plan
 
 A rung is the exported model with some free terms switched off and, below `trained`, an untrained residual. The gate
-compares the rungs of a plan on the partners' validation items by one priced release (`client.comparison`), and only what
-is not below any simpler rung is exported (`server.gate`).
+compares the rungs of a plan on the partners' validation items by one priced release (`client.comparison`), and only
+what is not below any simpler rung is exported (`server.gate`).
 """
 
 from __future__ import annotations

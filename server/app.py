@@ -2,8 +2,8 @@
 
 Reads the plan; writes `run.jsonl` (what happened), `rounds/` (a snapshot after every round) and `final.safetensors`
 (what is exported, with all that travels beside it). Started again after a crash, it goes on with the round after the
-newest whole snapshot. It holds no user data and reads none. The folder also holds its key, the partners' public keys and the
-heads of their ledgers (`server.sites`).
+newest whole snapshot. It holds no user data and reads none. The folder also holds its key, the partners' public keys
+and the heads of their ledgers (`server.sites`).
 """
 
 from __future__ import annotations

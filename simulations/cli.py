@@ -11,11 +11,12 @@ from click.core import ParameterSource
 
 from mmrec_model.config import HEADS, TrainingConfig
 from mmrec_model.config_ladder import EvaluationConfig
+from mmrec_model.data.split_rules import SplitRule
 from simulations import options
 
 EMBEDDED = "embedded synthetic set"
 NOT_IN_SCENARIOS = frozenset(
-    {"fusion", "heads", "evaluate_every", "evaluate_final", "scope", "tower", "engine", "prepare", "finish"}
+    {"fusion", "heads", "evaluate_every", "evaluate_final", "scope", "tower", "split", "engine", "prepare", "finish"}
 )
 
 
@@ -42,6 +43,7 @@ def simulate(  # noqa: PLR0917 - one argument per option
     evaluate_final: options.EvaluateFinal = False,
     scope: options.Scope = "fusion",
     tower: options.Tower = "attention",
+    split: options.Split = None,
     engine: options.Engine = "loopback",
     scenario: options.Scenario = None,
     only: options.Only = None,
@@ -53,6 +55,7 @@ def simulate(  # noqa: PLR0917 - one argument per option
     """Train one recommender over several partners under user-level privacy, and report what it cost and gave."""
     _check(epsilon, delta, silo, partners, clipping)
     weights = _weights(heads)
+    rule = None if split is None else SplitRule.parse(split)
     given = {name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
     _check_scenario(given)
     training = TrainingConfig(rounds=rounds, loss=loss)
@@ -99,7 +102,10 @@ def simulate(  # noqa: PLR0917 - one argument per option
                 model=workspace.model_with_heads(source, weights, fusion, tower),
                 evaluation=EvaluationConfig(every=evaluate_every, final=evaluate_final),
                 scope=scope,
+                split=rule,
             )
+            if rule is not None:
+                bars.say(f"split by {rule}, whatever the data pins")
             prepared = federation.prepare(recipe, bars, watch)
             if prepare:
                 bars.say(f"Ready: {out}. Train it with `flwr run`, then report with `mmrec simulate --finish`.")

@@ -112,7 +112,9 @@ def train(prepared: Prepared, engine: Engine, progress: Progress, watch: Stopwat
         if engine == "flower":
             run_with_flower(prepared.recipe.out, len(prepared.sites))
             return
-        waves = 3 + prepared.config.training.rounds + len(prepared.config.evaluated_rounds)
+        config = prepared.config
+        once = 3 + 2 * (config.collaboration.items > 0) + (config.gate.metric is not None)
+        waves = once + config.training.rounds + len(config.evaluated_rounds)
         messages = len(prepared.sites) * waves
         run_loopback(
             server_app,

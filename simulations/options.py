@@ -39,6 +39,13 @@ EvaluateEvery = Annotated[
     int, typer.Option(min=0, help="Release noised validation metrics after every n-th round, priced; 0: never.")
 ]
 EvaluateFinal = Annotated[bool, typer.Option("--evaluate-final", help="Release them once for the exported model.")]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        help="How to hold out: leave-last-out, user-time, global-time:MOMENT,MOMENT, each with +cold:SHARE "
+        "(docs/evaluation.md); by default as the data pins. A rule replaces what is pinned."
+    ),
+]
 Engine = Annotated[
     Literal["loopback", "flower"], typer.Option(help="In this process, or Flower's own simulation with Ray.")
 ]

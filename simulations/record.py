@@ -21,16 +21,17 @@ from mmrec_model.config import RunConfig
 from mmrec_model.errors import ModelError
 from mmrec_model.evaluation.ranking import Ranks, chance_level, paired_difference
 from mmrec_model.features.bundle import FeatureBundle
-from mmrec_model.model.recommender import RecommenderNetwork, build_model
+from mmrec_model.model.recommender import RecommenderNetwork
 from mmrec_model.model.scope import trained_share
 from mmrec_model.model.scoring import encode_catalogue
-from mmrec_model.planning import evaluation_event, plan_events, popularity_event, training_event
+from mmrec_model.model.state import model_of_state
+from mmrec_model.planning import evaluation_event, pairs_event, plan_events, popularity_event, training_event
 from mmrec_model.privacy.accounting import epsilon
 from mmrec_model.privacy.events import PrivacyEvent, Relation, from_record, merge, to_record
 from mmrec_model.privacy.gaussian_dp import gaussian_mu
 from mmrec_model.privacy.keys import SigningKey
 from mmrec_model.privacy.ledger import read_ledger
-from mmrec_model.protocol import PRIOR, Arrays
+from mmrec_model.protocol import PRIOR, SCORER, SELECTED, Arrays
 from server.checkpoint import CheckpointStore
 from server.journal import read_journal
 from simulations.assessment import (
@@ -43,7 +44,6 @@ from simulations.assessment import (
     metrics,
     model_ranks,
     of_partner,
-    trained_model,
 )
 from simulations.head_assessment import assess_heads
 from simulations.progress import Progress
@@ -92,8 +92,13 @@ class Outcome:
 
 
 def final_state(out: Path) -> Arrays:
-    """The trained arrays and the prior, as the coordinator exported them."""
+    """The trained arrays and what travels beside them, as the coordinator exported them."""
     return load((out / "coordinator" / "final.safetensors").read_bytes())
+
+
+def scorer_of(state: Arrays) -> Arrays:
+    """The collaborative scorer of a state, which snapshots only name; nothing in a run without one."""
+    return {name: state[name] for name in (SCORER, SELECTED) if name in state}
 
 
 def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Progress) -> RunRecord:
@@ -109,8 +114,8 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
     items = outcome.sites[0].items
     progress("assessing", 0, 2)
     found = model_ranks(outcome.config, items, test, state)
-    untrained, trained = build_model(outcome.config), trained_model(outcome.config, state)
-    floors = floor_ranks(test, untrained, items.with_prior(state[PRIOR]))
+    trained = model_of_state(outcome.config, state)
+    floors = floor_ranks(outcome.config, items, test, state)
     progress("assessing", 1, 2)
     baselines = baseline_ranks(test)
     progress("assessing", 2, 2)
@@ -120,7 +125,7 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
         config=outcome.config.model_dump(mode="json"),
         data=_data(outcome),
         features=_features(outcome.bundle),
-        model=_trained_part(outcome.config, untrained),
+        model=_trained_part(outcome.config, trained),
         partners=_partners(outcome, test, found, floors),
         metrics=metrics(found),
         standard_errors=errors(found),
@@ -141,7 +146,7 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
             outcome.config,
             outcome.coordinator,
             state,
-            lambda arrays: model_ranks(outcome.config, items, validation, arrays),
+            lambda arrays: model_ranks(outcome.config, items, validation, arrays | scorer_of(state)),
         ),
         seconds={},
         privacy=_privacy(outcome),
@@ -254,7 +259,7 @@ def _rounds(outcome: Outcome, panel: Panel, progress: Progress) -> list[RoundRec
     """The curve: each snapshot of the coordinator on the same validation users."""
     store = CheckpointStore(outcome.coordinator / "rounds", outcome.config.digest)
     records = []
-    last = outcome.config.training.rounds
+    last, scorer = outcome.config.training.rounds, scorer_of(final_state(outcome.recipe.out))
     for round_ in range(last + 1):
         try:
             snapshot, facts = store.load(round_)
@@ -263,7 +268,9 @@ def _rounds(outcome: Outcome, panel: Panel, progress: Progress) -> list[RoundRec
         records.append(
             RoundRecord(
                 round=round_,
-                validation=metrics(model_ranks(outcome.config, outcome.sites[0].items, panel, snapshot.travelling)),
+                validation=metrics(
+                    model_ranks(outcome.config, outcome.sites[0].items, panel, snapshot.travelling | scorer)
+                ),
                 replies=len(facts["accepted"]),
                 rejected=facts["rejected"],
                 seconds=facts["seconds"],
@@ -277,6 +284,8 @@ def _rounds(outcome: Outcome, panel: Panel, progress: Progress) -> list[RoundRec
 
 def _spent_after(config: RunConfig, round_: int) -> float:
     events: tuple[PrivacyEvent, ...] = (popularity_event(config.privacy),)
+    if config.collaboration.items:
+        events = (*events, pairs_event(config.privacy, config.collaboration))
     if round_:
         events = (*events, training_event(config.privacy, config.training, rounds=round_))
     if releases := sum(evaluated <= round_ for evaluated in config.evaluated_rounds):

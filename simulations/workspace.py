@@ -41,6 +41,7 @@ from mmrec_model.config_types import MetricName
 from mmrec_model.data.catalogue import open_catalogue
 from mmrec_model.data.categories import category_vocabulary
 from mmrec_model.data.dataset import open_partner
+from mmrec_model.data.split_rules import SplitRule
 from mmrec_model.encoders.registry import default_encoders
 from mmrec_model.errors import UsageError
 from mmrec_model.features.bundle import FeatureBundle, Progress, build_bundle
@@ -92,6 +93,7 @@ class Recipe:
         scope: which weights are trained; those of `model` but for the encoder that it may need.
         pairs: whether pairs of items may be released, where the federation is large enough for them.
         gate: metric by which the exported rung is chosen; None exports what was trained.
+        split: how interactions are held out; None for what the data pins, else leave-last-out.
     """
 
     data: Path
@@ -112,6 +114,7 @@ class Recipe:
     scope: Scope = "fusion"
     pairs: bool = True
     gate: MetricName | None = "ndcg_at_10"
+    split: SplitRule | None = None
 
     @property
     def bundle_folder(self) -> Path:
@@ -262,7 +265,7 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
 
     Site and coordinator get each other's public key, and the coordinator signs the feature bundle.
     """
-    folders = write_sites(recipe.data, recipe.out, groups)
+    folders = write_sites(recipe.data, recipe.out, groups, recipe.split)
     private = config.privacy.mechanism != "none"
     catalogue, text = open_catalogue(recipe.data), _text_encoder(recipe)
     releases = len(config.evaluated_rounds)

@@ -5,7 +5,7 @@
 
 B_0 = 0 is EASE. With B_0 from the features (`kernels.mixed`) a pair that was hardly ever seen keeps the score of its
 content, and as the noise grows, and lambda with it, the scorer turns into the content scorer. lambda is the mean count
-of an item plus a multiple of the size of the noise that is left: the penalty that noise asks for is known, not searched.
+of an item plus a multiple of the size of the noise that is left: what noise asks for is known, not searched.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def denoise(noised_MM: Floats, content_MM: Floats, *, noise: float) -> Denoised:
     first = _Filter(noised_MM, counts_M, kernels, noise)
     logs = first.fit(np.array(_START[: len(kernels)]))
     estimate, *_ = first.apply(logs)
-    leading = _leading(estimate - first.expected_MM, counts_M)
+    leading = _leading(estimate - first.independent, counts_M)
     second = _Filter(noised_MM, counts_M, [*kernels, *_scaled(leading)], noise)
     start = np.append(logs, [_START[-1]] * (len(second.kernels) - len(logs)))
     pairs, remaining, kept = second.apply(second.fit(start))
@@ -80,7 +80,7 @@ class _Filter:
     noise: float
 
     @property
-    def expected_MM(self) -> Floats:
+    def independent(self) -> Floats:
         """Pairs if items were chosen independently."""
         outer = np.outer(self.counts_M, self.counts_M)
         return np.asarray(outer * (max(float(self.noised_MM.sum()), 0.0) / float(outer.sum())))
@@ -92,7 +92,7 @@ class _Filter:
         share = prior / (prior + self.noise**2)
         # Of a random symmetric matrix with these variances: twice the root of the largest row sum.
         remaining = 2.0 * float(np.sqrt((self.noise**2 * share).sum(axis=1).max()))
-        return self.expected_MM + vectors @ (share * rotated) @ vectors.T, remaining, float(share.mean())
+        return self.independent + vectors @ (share * rotated) @ vectors.T, remaining, float(share.mean())
 
     def fit(self, start: Floats) -> Floats:
         """Logarithms of the kernels' weights at the largest marginal likelihood."""
@@ -114,7 +114,7 @@ class _Filter:
         scale = np.sqrt(self.counts_M)
         kernel = sum(np.exp(log) * one for log, one in zip(logs, self.kernels, strict=True))
         values, vectors = np.linalg.eigh(scale[:, None] * kernel * scale)
-        return np.maximum(values, _SMALLEST), vectors, vectors.T @ (self.noised_MM - self.expected_MM) @ vectors
+        return np.maximum(values, _SMALLEST), vectors, vectors.T @ (self.noised_MM - self.independent) @ vectors
 
 
 def _leading(excess_MM: Floats, counts_M: Floats) -> Floats:

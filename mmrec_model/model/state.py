@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from mmrec_model.config import RunConfig
 from mmrec_model.errors import ModelError
-from mmrec_model.model.recommender import RecommenderNetwork, build_model
-from mmrec_model.protocol import KEPT_TERMS, SCORER, SELECTED, Arrays, trained_arrays
+from mmrec_model.ladder import TRAINED, kept_terms
+from mmrec_model.model.recommender import RecommenderNetwork, build_model, initial_state
+from mmrec_model.protocol import KEPT_TERMS, PRIOR, SCORER, SELECTED, Arrays, trained_arrays
 
 
 def model_of_state(config: RunConfig, state: Arrays, *, encoder_source: str | None = None) -> RecommenderNetwork:
@@ -26,6 +29,22 @@ def model_of_state(config: RunConfig, state: Arrays, *, encoder_source: str | No
     model.load_trainable_state({name: torch.tensor(array) for name, array in trained_arrays(state).items()})
     load_beside(model, state)
     return model
+
+
+def state_of_rung(config: RunConfig, state: Arrays, rung: str) -> Arrays:
+    """The state of a rung of the ladder: what is beside the trained arrays stays; below `trained` those are untrained."""
+    untrained = {} if rung == TRAINED else initial_state(config)
+    return {**state, **untrained, KEPT_TERMS: kept_terms(config, rung)}
+
+
+def beside_of(model: RecommenderNetwork, prior_N: npt.NDArray[np.float32]) -> Arrays:
+    """What travels beside the trained arrays of a loaded model: the prior and, where it has one, the scorer of pairs."""
+    found: Arrays = {PRIOR: prior_N}
+    if model.pairs_scorer is not None:
+        places = model.pairs_scorer.selected
+        found[SELECTED] = places.numpy().astype(np.float32)
+        found[SCORER] = model.pairs_scorer.weights[: len(places), : len(places)].numpy()
+    return found
 
 
 def load_beside(model: RecommenderNetwork, state: Arrays) -> None:

@@ -23,7 +23,7 @@ HIDDEN = (0.0, 0.3)
 
 
 def cells(base: Recipe, modalities: Sequence[Modality], seeds: int) -> list[Cell]:
-    """All cells: complete media first, small subsets first.
+    """All cells, without pairs and gate, which would hide what fusion does: complete media first, small subsets first.
 
     Args:
         base: what they have in common.
@@ -47,7 +47,7 @@ def _cell(base: Recipe, chosen: tuple[Modality, ...], fusion: FusionName, hidden
     changes = {"modalities": chosen, "fusion": fusion}
     model = parse_config(ModelConfig, base.model.model_dump(mode="json") | changes, source=f"the cell with {fusion}")
     axes = {"modalities": "+".join(chosen), "fusion": fusion, "hidden": f"{hidden:g}", "seed": str(seed)}
-    return Cell(axes, replace(base, model=model, hidden=hidden, seed=seed))
+    return Cell(axes, replace(base, model=model, hidden=hidden, seed=seed, pairs=False, gate=None))
 
 
 SCENARIO = Scenario("modalities", ROUNDS, cells, conclude, render_modalities)

@@ -30,9 +30,8 @@ from mmrec_model.errors import UsageError
 from mmrec_model.evaluation.ranking import Ranks, chance_level, paired_difference
 from mmrec_model.features.bundle import FeatureBundle
 from mmrec_model.model.items import Items
-from mmrec_model.model.recommender import build_model
 from mmrec_model.planning import plan_events
-from mmrec_model.protocol import PRIOR, trained_arrays
+from mmrec_model.protocol import Arrays, trained_arrays
 from mmrec_model.storage import sha256_of_file, write_atomically
 from server.journal import read_journal
 from simulations import federation
@@ -80,12 +79,12 @@ class Measures:
             self.panels[part] = panel_of([site.dataset for site in sites], part)
         return self.panels[part]
 
-    def floors_of(self, config: RunConfig, items: Items, test: Panel) -> dict[str, Ranks]:
+    def floors_of(self, config: RunConfig, items: Items, test: Panel, state: Arrays) -> dict[str, Ranks]:
         """The floors; families that fuse vectors share one untrained model, which reads no trained weight."""
         trained = set() if config.model.fusion == "decision" else {"fusion", "fusion_layers", "fusion_heads"}
         key = sha256_hex(canonical_json(config.model_dump(mode="json", exclude={"model": trained})))
         if key not in self.floors:
-            self.floors[key] = floor_ranks(test, build_model(config), items)
+            self.floors[key] = floor_ranks(config, items, test, state)
         return self.floors[key]
 
 
@@ -235,7 +234,7 @@ def _assessed(
     items = sites[0].items.only(config.model_dims)
     test = measures.panel(sites, "test")
     ranks = model_ranks(config, items, test, state)
-    floors = measures.floors_of(config, items.with_prior(state[PRIOR]), test)
+    floors = measures.floors_of(config, items, test, state)
     levels = all_metrics(floors)
     best = max(levels, key=lambda name: levels[name].ndcg_at_10)
     gap = paired_difference(ranks, floors[best], "ndcg_at_10", seed=config.seed)

@@ -118,7 +118,7 @@ def test_no_held_out_item_and_nothing_later_is_in_the_train_part(events: list[tu
     for user in range(len(rows.user_ids)):
         train = {row[0]: row[1] for row in rows_of(feedback, user)}
         after = {row[0]: row[1] for row in rows_of(later, user)}
-        held_out = {int(split.val[user]), int(split.test[user])} - {-1}
+        held_out = {int(item) for part in split.held_out for item in part.of(user)}
         assert not held_out & set(train)
         assert not set(train) & set(after)
         assert not set(split.train.of(user).tolist()) & set(after)
