@@ -24,7 +24,7 @@ class OpenSites:
     """
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._kept: dict[Path, tuple[Site, Marks]] = {}
 
     def at(self, root: Path) -> Site:
@@ -39,7 +39,7 @@ class OpenSites:
             marks = Site.open(root).marks()
             found = Site.open(root), marks
         self._kept[root] = found
-        while len(self._kept) > self._most:
+        while len(self._kept) > self.most:
             del self._kept[next(iter(self._kept))]
         return found[0]
 

@@ -108,8 +108,15 @@ def check_run(
     Raises:
         PolicyRefusal: the first rule that the run breaks.
     """
-    training, privacy = config.training, config.privacy
     check_code(policy, installed_code)
+    _check_kind(policy, config, installed_features)
+    _check_amounts(policy, config, trained_weights)
+    _check_crowds(policy, config, users)
+
+
+def _check_kind(policy: Policy, config: RunConfig, installed_features: str) -> None:
+    """Noise, features and clipping: what is allowed or not, whatever the numbers."""
+    privacy = config.privacy
     if privacy.mechanism == "none" and not policy.allow_without_privacy:
         raise PolicyRefusal(
             "privacy-off", "the run adds no noise, the policy requires it", remedy="Plan the run with an epsilon"
@@ -128,6 +135,10 @@ def check_run(
             f"the run asks for '{privacy.clipping}' clipping, allowed is {list(policy.allowed_clipping)}",
             remedy="Plan the run with an allowed clipping, or allow it in policy.toml",
         )
+
+
+def _check_amounts(policy: Policy, config: RunConfig, trained_weights: int) -> None:
+    training, privacy = config.training, config.privacy
     asked: list[tuple[str, float, float]] = [
         ("delta", privacy.delta, policy.max_delta),
         ("rounds", training.rounds, policy.max_rounds),
@@ -147,7 +158,6 @@ def check_run(
             raise PolicyRefusal(
                 code, f"the run asks for {value:g}, the limit is {limit:g}", remedy="Lower it in the plan"
             )
-    _check_crowds(policy, config, users)
 
 
 def _check_crowds(policy: Policy, config: RunConfig, users: int) -> None:

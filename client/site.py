@@ -36,6 +36,7 @@ import numpy as np
 from pydantic import Field
 
 from client.file_marks import Marks, marks_of
+from client.installed_code import code_digest
 from client.plan_parts import PlanParts
 from client.policy import Policy, read_policy
 from client.pricing import price_of_mechanisms
@@ -314,16 +315,3 @@ def _bundle(folder: Path, _marks: Marks) -> FeatureBundle:
 def _items(folder: Path, marks: Marks) -> Items:
     bundle = _bundle(folder, marks)
     return Items.from_arrays(bundle.vectors, np.asarray(bundle.present_NM), texts=Texts.open(folder))
-
-
-@lru_cache(maxsize=1)
-def code_digest() -> str:
-    """SHA-256 over the names and digests of the installed modules of `client` and `mmrec_model`.
-
-    Read once per process, at its first message, and that is right: what runs is what was imported at the start. A file
-    that is replaced later does not run, so it must not change what policy and ledger are told has run.
-    """
-    top = Path(__file__).resolve().parents[1]
-    files = sorted(path for package in ("client", "mmrec_model") for path in (top / package).rglob("*.py"))
-    lines = (f"{path.relative_to(top).as_posix()} {sha256_hex(path.read_bytes())}\n" for path in files)
-    return sha256_hex("".join(lines).encode())

@@ -105,8 +105,8 @@ def test_no_more_than_the_bound_are_kept_and_the_longest_unused_goes_first(sites
 
 
 def test_fifty_partners_in_turn_are_read_once_each(make_site, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert app.sites._most >= 50
-    sites, roots, opened = OpenSites(app.sites._most), [make_site(f"s{n}").root for n in range(50)], list[Path]()
+    assert app.sites.most >= 50
+    sites, roots, opened = OpenSites(app.sites.most), [make_site(f"s{n}").root for n in range(50)], list[Path]()
     real = Site.open
     monkeypatch.setattr(Site, "open", lambda path: (opened.append(path), real(path))[1])
     for _ in range(3):
