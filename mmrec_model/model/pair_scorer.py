@@ -4,7 +4,7 @@
     w_k = (1 + items between place k and the query)^(-1/2),
 
 W is the scorer that `mmrec_model.collaboration` makes of the noised pairs: public once they are paid for, and constant
-here. Items that were not selected have no pairs and get 0. There is nothing to train, so nothing of it meets a gradient.
+here. Items that were not selected have no pairs and get 0. There is nothing to train, so no gradient meets it.
 
 Shapes as in `mmrec_model.model.items`; M selected items.
 """

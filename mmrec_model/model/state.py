@@ -32,13 +32,13 @@ def model_of_state(config: RunConfig, state: Arrays, *, encoder_source: str | No
 
 
 def state_of_rung(config: RunConfig, state: Arrays, rung: str) -> Arrays:
-    """The state of a rung of the ladder: what is beside the trained arrays stays; below `trained` those are untrained."""
+    """The state of a rung of the ladder: the trained arrays only in `trained`, all beside them in each."""
     untrained = {} if rung == TRAINED else initial_state(config)
     return {**state, **untrained, KEPT_TERMS: kept_terms(config, rung)}
 
 
 def beside_of(model: RecommenderNetwork, prior_N: npt.NDArray[np.float32]) -> Arrays:
-    """What travels beside the trained arrays of a loaded model: the prior and, where it has one, the scorer of pairs."""
+    """What travels beside the trained arrays of a loaded model: the prior, and the scorer of pairs if it has one."""
     found: Arrays = {PRIOR: prior_N}
     if model.pairs_scorer is not None:
         places = model.pairs_scorer.selected
