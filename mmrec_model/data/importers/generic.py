@@ -116,8 +116,6 @@ def _read(
     path: Path, columns: dict[str, str], table: InteractionsMap | ItemsMap | UsersMap, progress: Progress
 ) -> Iterator[RawTable]:
     """The columns under their new names, from CSV or Parquet."""
-    if len(set(columns)) < len(columns.values()):
-        raise DataError(f"{path.name}: a column is mapped twice", remedy="Map every key to a column of its own")
     if path.suffix != ".parquet":
         delimiter = "\t" if path.suffix == ".tsv" and table.delimiter == "," else table.delimiter
         layout = Layout(columns, delimiter=delimiter, encoding=table.encoding)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mmrec_model.errors import UsageError
 
@@ -39,6 +39,13 @@ class InteractionsMap(_Table):
     rating: str | None = None
     event: str | None = None
     time_unit: Literal["s", "ms", "iso"] = "s"
+
+    @model_validator(mode="after")
+    def _one_meaning_each(self) -> Self:
+        columns = [name for name in (self.user, self.item, self.time, self.rating, self.event) if name is not None]
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"a column is mapped twice in {', '.join(columns)}")
+        return self
 
 
 class ItemsMap(_Table):

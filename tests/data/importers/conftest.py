@@ -7,8 +7,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+
+from mmrec_model.data.importers.importing import ImportOptions, import_set
+from mmrec_model.data.importers.mapping import ColumnMapping
+from mmrec_model.data.importers.registry import source_of
 
 USERS, ITEMS, PER_USER = 12, 8, 5
 START = 1_500_000_000
@@ -149,8 +154,7 @@ def hm(folder: Path, users: int) -> None:
     )
     articles = [
         f"0{108775015 + i},0108775,Strap top {i},253,Vest top,Garment Upper body,Solid,Black,"
-        + "Jersey,Ladieswear,Womens,Jersey Basic,"
-        + ('"Jersey top, with straps."' if i else "")
+        "Jersey,Ladieswear,Womens,Jersey Basic," + ('"Jersey top, with straps."' if i else "")
         for i in range(ITEMS)
     ]
     (folder / "articles.csv").write_text("\n".join([names, *articles]) + "\n")
@@ -202,3 +206,40 @@ def make(tmp_path: Path) -> Make:
         return folder
 
     return _make
+
+
+Import = Callable[..., Path]
+
+
+@pytest.fixture
+def bring(make: Make, tmp_path: Path) -> Import:
+    """Import a set (its name, or its folder) and return the partner folder."""
+
+    def _bring(what: str | Path, out: str = "out", mapping: ColumnMapping | None = None, **options: object) -> Path:
+        folder = make(what) if isinstance(what, str) else what
+        source = source_of(folder, "auto", mapping)
+        import_set(source, tmp_path / out, ImportOptions(**options), lambda *_: None)
+        return tmp_path / out
+
+    return _bring
+
+
+@pytest.fixture
+def column() -> Callable[[Path, str, str], list[object]]:
+    """A column of a table of a partner folder."""
+
+    def _column(folder: Path, table: str, name: str) -> list[object]:
+        return pq.read_table(folder / f"{table}.parquet").column(name).to_pylist()
+
+    return _column
+
+
+@pytest.fixture
+def item() -> Callable[[Path, str], dict[str, str]]:
+    """The row of an item."""
+
+    def _item(folder: Path, item_id: str) -> dict[str, str]:
+        (row,) = (row for row in pq.read_table(folder / "items.parquet").to_pylist() if row["item_id"] == item_id)
+        return row
+
+    return _item
