@@ -36,11 +36,8 @@ def _rows(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     ratings = figures["ratings"]
     if ratings is not None:
         counts = f": {_counts(ratings['counts'])}" if ratings["counts"] else ""
-        yield (
-            "ratings",
-            f"{ratings['share']:.1%} of rows, {ratings['lowest']:g} to {ratings['highest']:g}, "
-            f"mean {ratings['mean']:.2f}{counts}",
-        )
+        span = f"{ratings['lowest']:g} to {ratings['highest']:g}, mean {ratings['mean']:.2f}"
+        yield "ratings", f"{ratings['share']:.1%} of rows, {span}{counts}"
     for medium, share in figures["media"].items():
         yield medium, f"{share['items']:.1%} of items, {share['interactions']:.1%} of interactions"
     yield "text length", f"{_quantiles(figures['text_length'])} characters"
@@ -49,11 +46,8 @@ def _rows(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield column, f"{silo['values']:,} values; largest {_counts(silo['largest'])}{rest}"
     split = figures["split"]
     yield "split", f"{split['train_rows']:,} train rows, {split['all_train_users']:,} users all train"
-    yield (
-        "held out",
-        f"{split['validation_users']:,} validation, {split['test_users']:,} test "
-        f"({split['cold_test_users']:,} of them items without train rows)",
-    )
+    cold = f"{split['cold_test_users']:,} of them items without train rows"
+    yield "held out", f"{split['validation_users']:,} validation, {split['test_users']:,} test ({cold})"
 
 
 def _quantiles(values: Mapping[str, int]) -> str:

@@ -50,29 +50,46 @@ def check_target(out: Path, source: Path, *, overwrite: bool) -> dict[str, objec
 
 @contextmanager
 def made_whole(out: Path) -> Iterator[Path]:
-    """A folder to fill; on a good end it takes the place of `out`, on any other it is removed."""
+    """A folder to fill; on a good end it takes the place of `out`, on any other it is removed.
+
+    Raises:
+        DataError: the disk is full, or does not let itself be written to.
+    """
     out = out.absolute()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    making = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.importing-"))
+    making = None
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        making = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.importing-"))
         making.chmod(0o755)
         yield making
         _sync(making)
-        if out.exists():
-            old = making.with_name(f"{making.name}.old")
-            out.replace(old)
-            try:
-                making.replace(out)
-            except OSError:
-                old.replace(out)
-                raise
-            shutil.rmtree(old)
-        else:
-            making.replace(out)
-        fsync_folder(out.parent)
-    except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
+        _take_place(making, out)
+    except BaseException as error:
+        if making is not None:
+            shutil.rmtree(making, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise DataError(
+                f"{out} cannot be written: {error.strerror or error}",
+                remedy="Free the space, or name another folder with --out",
+            ) from error
         raise
+
+
+def _take_place(making: Path, out: Path) -> None:
+    """Rename; what stood there before is removed last and comes back if the rename fails."""
+    if not out.exists():
+        making.replace(out)
+        fsync_folder(out.parent)
+        return
+    old = making.with_name(f"{making.name}.old")
+    out.replace(old)
+    try:
+        making.replace(out)
+    except OSError:
+        old.replace(out)
+        raise
+    fsync_folder(out.parent)
+    shutil.rmtree(old)
 
 
 def write_interactions(path: Path, rows: Rows) -> None:

@@ -59,7 +59,7 @@ class Mind(Source):
         for part in _parts(self.folder):
             for raw in read_delimited(part / _BEHAVIOURS, _layout(_BEHAVIOUR_COLUMNS, 1, 2, 3, 4), progress):
                 seconds_R = parsed_texts(raw.table["time"].combine_chunks(), _seconds)
-                first = min(first, float(np.nanmin(seconds_R, initial=math.inf)))
+                first = min(first, float(np.fmin.reduce(seconds_R, initial=math.inf)))
                 histories.append(_first_histories(raw, known))
                 yield _impressions(raw, seconds_R)
         for raw in histories:

@@ -82,6 +82,16 @@ def test_an_interrupt_removes_what_was_begun(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_is_a_data_error_and_leaves_nothing(bring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(importing, "write_interactions", refuse)
+    with pytest.raises(DataError, match="No space left"):
+        bring("hm")
+    assert [path.name for path in tmp_path.iterdir()] == ["sets"]
+
+
 def test_media_are_links_or_copies_or_left_out(make, bring) -> None:
     folder = make("hm")
     picture = folder / "images" / "010" / "0108775015.jpg"
