@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mmrec_model.data.dataset import open_partner
 from mmrec_model.data.importers.registry import NAMES, SETS, source_of
+from mmrec_model.data.importers.silos import commonest
 from mmrec_model.errors import DataError, UsageError
 
 ALL = [kind.name for kind in SETS]
@@ -255,6 +258,25 @@ def test_items_that_nobody_met_are_kept_when_asked_for(make, bring) -> None:
     folder = make("movielens-csv")
     assert len(open_partner(bring(folder, "met")).catalogue) == 8
     assert len(open_partner(bring(folder, "all", items="all")).catalogue) == 9
+
+
+def test_of_two_records_of_an_item_the_first_counts(make, bring, item) -> None:
+    folder = make("amazon-2023")
+    with (folder / "meta_All_Beauty.jsonl").open("a") as stream:
+        stream.write(json.dumps({"parent_asin": "B001", "title": "Another"}) + "\n")
+    out = bring(folder)
+    assert item(out, "B001")["title"] == "Cream 1"
+    assert json.loads((out / "import.json").read_bytes())["items"]["repeated"] == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(pairs=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), max_size=40))
+def test_the_commonest_label_is_the_smallest_of_those_that_are_most(pairs: list[tuple[int, int]]) -> None:
+    owners, labels = (np.array([pair[place] for pair in pairs], dtype=np.int64) for place in (0, 1))
+    found = commonest(owners, labels, 5)
+    for owner in range(5):
+        own = [label for who, label in pairs if who == owner]
+        assert found[owner] == min(own, key=lambda label: (-own.count(label), label), default=-1)
 
 
 def test_the_commonest_category_can_be_the_silo(bring, column) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrec_model.data.importers.intake import Rows
@@ -49,6 +49,7 @@ def content(rows: Rows) -> list[tuple[object, ...]]:
     return sorted(zip(*columns, strict=True))
 
 
+@settings(max_examples=40, deadline=None)
 @given(raw=ROWS, wanted=WANTED)
 def test_rows_in_are_rows_kept_and_rows_lost(raw: Raw, wanted: Selection) -> None:
     kept, lost = select(rows_of(raw), wanted)
@@ -56,6 +57,7 @@ def test_rows_in_are_rows_kept_and_rows_lost(raw: Raw, wanted: Selection) -> Non
     assert all(count > 0 for count in lost.values())
 
 
+@settings(max_examples=40, deadline=None)
 @given(raw=ROWS, wanted=WANTED, shuffled=st.randoms(use_true_random=False))
 def test_the_order_of_the_rows_changes_nothing(raw: Raw, wanted: Selection, shuffled) -> None:
     other = list(raw)
@@ -63,6 +65,7 @@ def test_the_order_of_the_rows_changes_nothing(raw: Raw, wanted: Selection, shuf
     assert content(select(rows_of(raw), wanted)[0]) == content(select(rows_of(other), wanted)[0])
 
 
+@settings(max_examples=40, deadline=None)
 @given(raw=ROWS, k=st.integers(1, 4))
 def test_the_k_core_is_the_largest_set_that_satisfies_itself(raw: Raw, k: int) -> None:
     rows = rows_of(raw)
@@ -78,6 +81,7 @@ def test_the_k_core_is_the_largest_set_that_satisfies_itself(raw: Raw, k: int) -
     assert {(user, item) for (user, item, *_), stays in zip(raw, kept, strict=True) if stays} == pairs
 
 
+@settings(max_examples=40, deadline=None)
 @given(raw=ROWS, most=st.integers(1, 8), seed=st.integers(0, 9))
 def test_a_draw_is_at_most_so_many_and_a_larger_one_holds_it(raw: Raw, most: int, seed: int) -> None:
     small, _ = select(rows_of(raw), Selection(max_users=most, seed=seed))
