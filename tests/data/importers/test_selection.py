@@ -109,8 +109,10 @@ def test_low_ratings_become_impressions_beside_clicks_and_keep_their_rating() ->
 
 def test_impressions_do_not_count_for_the_k_core_and_leave_with_their_item() -> None:
     liked = [(user, item, user, 5) for user in range(2) for item in range(2)]
-    rows, lost = select(rows_of([*liked, (0, 5, 9, 1), (1, 0, 9, 1)]), Selection(None, 4, "impression", k_core=2))
-    assert lost == {"outside_k_core": 1}
+    rows, lost = select(
+        rows_of([*liked, (0, 5, 9, 1), (1, 5, 9, 1), (1, 0, 9, 1)]), Selection(None, 4, "impression", k_core=2)
+    )
+    assert lost == {"outside_k_core": 2}
     assert content(rows)[-1] == (1, 1, 1.0, 1)
     assert (1, 0, 9.0, 0) in content(rows)
 
