@@ -151,13 +151,15 @@ def _silos(folder: Path, user_ids: tuple[str, ...], limits: Limits) -> dict[str,
 
 
 def _split(split: Split) -> dict[str, int]:
-    tested = split.test[split.test >= 0]
+    validated, tested = (np.diff(part.offsets) > 0 for part in (split.val_items, split.test_items))
+    unseen = ~np.isin(split.test_items.items, split.train.items)
+    owners = np.repeat(np.arange(len(split.train)), np.diff(split.test_items.offsets))
     return {
         "train_rows": len(split.train.items),
-        "validation_users": int((split.val >= 0).sum()),
-        "test_users": len(tested),
-        "all_train_users": int(((split.val < 0) & (split.test < 0)).sum()),
-        "cold_test_users": int((~np.isin(tested, split.train.items)).sum()),
+        "validation_users": int(validated.sum()),
+        "test_users": int(tested.sum()),
+        "all_train_users": int((~validated & ~tested).sum()),
+        "cold_test_users": len(np.unique(owners[unseen])),
     }
 
 
