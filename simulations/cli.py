@@ -16,7 +16,20 @@ from simulations import options
 
 EMBEDDED = "embedded synthetic set"
 NOT_IN_SCENARIOS = frozenset(
-    {"fusion", "heads", "evaluate_every", "evaluate_final", "scope", "tower", "split", "engine", "prepare", "finish"}
+    {
+        "fusion",
+        "heads",
+        "evaluate_every",
+        "evaluate_final",
+        "scope",
+        "tower",
+        "split",
+        "pairs",
+        "gate",
+        "engine",
+        "prepare",
+        "finish",
+    }
 )
 
 
@@ -44,6 +57,8 @@ def simulate(  # noqa: PLR0917 - one argument per option
     scope: options.Scope = "fusion",
     tower: options.Tower = "attention",
     split: options.Split = None,
+    pairs: options.Pairs = True,
+    gate: options.Gate = True,
     engine: options.Engine = "loopback",
     scenario: options.Scenario = None,
     only: options.Only = None,
@@ -103,6 +118,8 @@ def simulate(  # noqa: PLR0917 - one argument per option
                 evaluation=EvaluationConfig(every=evaluate_every, final=evaluate_final),
                 scope=scope,
                 split=rule,
+                pairs=pairs,
+                gate="ndcg_at_10" if gate else None,
             )
             if rule is not None:
                 bars.say(f"split by {rule}, whatever the data pins")

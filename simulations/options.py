@@ -46,6 +46,12 @@ Split = Annotated[
         "(docs/evaluation.md); by default as the data pins. A rule replaces what is pinned."
     ),
 ]
+Pairs = Annotated[
+    bool, typer.Option("--pairs/--no-pairs", help="Release which items stand together, where there are enough users.")
+]
+Gate = Annotated[
+    bool, typer.Option("--gate/--no-gate", help="Export what scores best on a priced release, never below the floors.")
+]
 Engine = Annotated[
     Literal["loopback", "flower"], typer.Option(help="In this process, or Flower's own simulation with Ray.")
 ]
