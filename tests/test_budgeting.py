@@ -53,7 +53,7 @@ def run(budget: Budget, training: TrainingConfig, items: int = 300) -> RunConfig
 WHO = ((MANY, True), (FEW, True), (MANY, False))
 """Pairs are planned, too few users for pairs, pairs are not wished for."""
 CASES = [
-    (0.5 if number % 5 > 2 else 8.0, *who, gate, training, metrics)
+    (0.5 if number % 5 > 2 else 3.0, *who, gate, training, metrics)
     for number, (who, (gate, training, metrics)) in enumerate(
         itertools.product(WHO, itertools.product(("ndcg_at_10", None), (SHORT, NONE), (METRICS, None)))
     )
@@ -98,9 +98,7 @@ def test_with_fewer_users_fewer_items_have_pairs_until_there_are_none() -> None:
 
 
 def test_more_partners_are_more_noise_and_so_fewer_items() -> None:
-    one, ten = (
-        planned(2.0, SHORT, PublicFacts(6_000, partners, 5_000)).collaboration.items for partners in (1, 10)
-    )
+    one, ten = (planned(2.0, SHORT, PublicFacts(6_000, partners, 5_000)).collaboration.items for partners in (1, 10))
     assert ten < one
 
 

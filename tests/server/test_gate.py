@@ -105,7 +105,9 @@ def trained_snapshot(config: RunConfig) -> tuple[Snapshot, Arrays]:
 
 def catalogue(prior: np.ndarray) -> Items:
     rng = np.random.default_rng(2)
-    vectors = {name: rng.normal(size=(N_ITEMS, width)).astype(np.float32) for name, width in (("text", 6), ("image", 4))}
+    vectors = {
+        name: rng.normal(size=(N_ITEMS, width)).astype(np.float32) for name, width in (("text", 6), ("image", 4))
+    }
     return Items.from_arrays(vectors, np.ones((N_ITEMS, 2), bool), prior)
 
 
