@@ -22,7 +22,7 @@ from mmrec_model.features.bundle import FeatureBundle, open_bundle
 from mmrec_model.model.folder import save_model
 from server.app import app as server_app
 from server.app import read_plan
-from simulations.assessment import Panel, panel_of
+from simulations.assessment import Panel, own_media, panel_of
 from simulations.card import write_card
 from simulations.flower_door import run_with_flower
 from simulations.loopback import run_loopback
@@ -129,7 +129,8 @@ def finish(prepared: Prepared, command: str, name: str, progress: Progress, watc
     """Assess, export and report a trained workspace."""
     with watch.stage("assess"), one_thread():
         datasets = [site.dataset for site in prepared.sites]
-        panels: dict[str, Panel] = {"val": panel_of(datasets, "val"), "test": panel_of(datasets, "test")}
+        own = own_media(prepared.sites, prepared.config)
+        panels: dict[str, Panel] = {"val": panel_of(datasets, "val", own), "test": panel_of(datasets, "test", own)}
         outcome = Outcome(prepared.config, prepared.bundle, prepared.sites, prepared.recipe, command, name)
         record = build_record(outcome, panels["val"], panels["test"], progress)
     out = prepared.recipe.out

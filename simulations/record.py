@@ -45,6 +45,7 @@ from simulations.assessment import (
     metrics,
     model_ranks,
     of_partner,
+    own_media,
 )
 from simulations.head_assessment import assess_heads
 from simulations.ladder_record import ladder_record
@@ -143,6 +144,7 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
             test,
             trained,
             encode_catalogue(trained, items.with_prior(state[PRIOR])),
+            own_media(outcome.sites, outcome.config),
         ),
         rounds=_rounds(outcome, validation.sample(CURVE_USERS, outcome.config.seed), progress),
         evaluations=evaluation_records(
