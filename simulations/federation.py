@@ -29,6 +29,7 @@ from simulations.loopback import run_loopback
 from simulations.notes import notes
 from simulations.partition import catalogue_of
 from simulations.progress import Progress
+from simulations.quality_of_run import write_quality_of_run
 from simulations.record import Outcome, build_record, final_state
 from simulations.report import write_report
 from simulations.run_record import RunRecord, as_json, write_run
@@ -134,6 +135,16 @@ def finish(prepared: Prepared, command: str, name: str, progress: Progress, watc
         outcome = Outcome(prepared.config, prepared.bundle, prepared.sites, prepared.recipe, command, name)
         record = build_record(outcome, panels["val"], panels["test"], progress)
     out = prepared.recipe.out
+    with watch.stage("quality"), one_thread():
+        write_quality_of_run(
+            prepared.config,
+            prepared.sites,
+            prepared.bundle,
+            panels["test"],
+            final_state(out),
+            out,
+            lambda done, total: progress("quality", done, total),
+        )
     record = record.model_copy(update={"seconds": dict(watch.seconds), "wall_seconds": watch.total})
     told = notes(outcome.coordinator, record, rounds=prepared.config.training.rounds)
     record = record.model_copy(update={"notes": told})

@@ -172,7 +172,7 @@ def _data(outcome: Outcome) -> DataFacts:
     for site in outcome.sites:
         data = site.dataset
         quarantined.update(data.report.quarantined)
-        interactions += len(data.train.items) + int((data.val >= 0).sum()) + int((data.test >= 0).sum())
+        interactions += len(data.train.items) + len(data.val_items.items) + len(data.test_items.items)
     quarantined.update(outcome.sites[0].dataset.catalogue.report.quarantined)
     known = (outcome.recipe.data / KNOWN_ANSWER).is_file()
     return DataFacts(

@@ -138,7 +138,7 @@ def claim(out: Path, *, overwrite: bool) -> None:
             raise UsageError(f"{out} already holds a simulation", remedy="Name a new folder, or add --overwrite")
         for part in ("sites", "features", "coordinator", "model"):
             shutil.rmtree(out / part, ignore_errors=True)
-        for name in (MARKER, REASONS, "run.json", "report.html", "catalogue.json"):
+        for name in (MARKER, REASONS, "run.json", "report.html", "quality.json", "quality.html", "catalogue.json"):
             (out / name).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
 
