@@ -59,7 +59,9 @@ def test_a_huge_penalty_gives_the_content() -> None:
 def test_the_penalty_is_the_mean_count_and_grows_with_the_noise_that_is_left() -> None:
     pairs, _ = problem(3)
     assert ridge_penalty(pairs, remaining=0.0, noise_penalty=2.0) == pytest.approx(np.trace(pairs) / M)
-    more = ridge_penalty(pairs, remaining=5.0, noise_penalty=2.0) - ridge_penalty(pairs, remaining=0.0, noise_penalty=2.0)
+    more = ridge_penalty(pairs, remaining=5.0, noise_penalty=2.0) - ridge_penalty(
+        pairs, remaining=0.0, noise_penalty=2.0
+    )
     assert more == pytest.approx(10.0)
     assert ridge_penalty(-pairs, remaining=0.0, noise_penalty=2.0) > 0.0
 

@@ -142,5 +142,7 @@ def test_in_the_untrained_model_the_term_counts_with_its_public_weight_and_nothi
     assert model.pairs_scorer is not None
     model.pairs_scorer.load(np.array(SELECTED), weights())
     histories = [np.array(one, dtype=np.int64) for one in HISTORIES]
-    difference = score_catalogue(model, catalogue, histories) - score_catalogue(build_model(plain), catalogue, histories)
+    difference = score_catalogue(model, catalogue, histories) - score_catalogue(
+        build_model(plain), catalogue, histories
+    )
     np.testing.assert_allclose(difference, 0.3 * behind_the_end(HISTORIES)[:, 0].numpy(), atol=1e-6)
