@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from mmrec_model.data.dataset import PartnerDataset
 from mmrec_model.data.histories import Histories
@@ -41,6 +42,7 @@ class Panel:
         task: held-out items and what is no candidate.
         train: train rows of all users of the federation `[all, N]`, what baselines learn from.
         rows: history rows of the panel's users `[U, N]`, what baselines see of a user.
+        own: own media of the panel's users `[U]`, in a run that reads them.
     """
 
     histories: tuple[Ints, ...]
@@ -48,6 +50,7 @@ class Panel:
     task: RankingTask
     train: Csr
     rows: Csr
+    own: Items | None = None
 
     @cached_property
     def counts_N(self) -> Ints:  # noqa: N802 - the shape is part of the name
@@ -63,7 +66,8 @@ class Panel:
     def take(self, users: Ints) -> Panel:
         """Some users."""
         histories = tuple(self.histories[user] for user in users)
-        return Panel(histories, self.partner_U[users], self.task.take(users), self.train, self.rows[users])
+        own = None if self.own is None else self.own.take(torch.from_numpy(users))
+        return Panel(histories, self.partner_U[users], self.task.take(users), self.train, self.rows[users], own)
 
     def rank(self, scores: Scorer) -> Ranks:
         """Rank every user's held-out items."""
@@ -75,7 +79,17 @@ class Panel:
 
     def model_scorer(self, model: RecommenderNetwork, catalogue: Items) -> Scorer:
         """The model on the panel's histories."""
-        return self.scorer(model_on_histories(model, catalogue))
+        if self.own is None:
+            return self.scorer(model_on_histories(model, catalogue))
+        read = encode_catalogue(model, catalogue)
+        return lambda users: score_catalogue(
+            model, read, [self.histories[user] for user in users], profiles_of(self.own, users)
+        )
+
+
+def profiles_of(own: Items | None, users: Ints) -> Items | None:
+    """Own media of some users as the model takes them, `[B, 1]`; None where a run reads none."""
+    return None if own is None else own.take(torch.from_numpy(np.asarray(users, np.int64)).unsqueeze(1))
 
 
 def model_on_histories(model: RecommenderNetwork, catalogue: Items) -> HistoryScorer:
@@ -89,15 +103,25 @@ def baseline_on_histories(fitted: Recommender, n_items: int) -> HistoryScorer:
     return lambda histories: fitted.scores(matrix_of(histories, n_items))
 
 
-def panel_of(datasets: Sequence[PartnerDataset], part: Part) -> Panel:
-    """All users of all partners who have a held-out item of `part`; `cold` are the items held out on purpose."""
+def panel_of(datasets: Sequence[PartnerDataset], part: Part, own: Sequence[Items] = ()) -> Panel:
+    """All users of all partners who have a held-out item of `part`; `cold` are the items held out on purpose.
+
+    Args:
+        datasets: one per partner.
+        part: which held-out items.
+        own: per partner, its users' own media, in a run that reads them.
+    """
     n_items = len(datasets[0].catalogue)
     histories: list[Ints] = []
     targets: list[Ints] = []
     partners: list[int] = []
+    media: list[Items] = []
     for number, data in enumerate(datasets):
         held_out = _held_out(data, part)
-        for user in np.flatnonzero(np.diff(held_out.offsets)):
+        users = np.flatnonzero(np.diff(held_out.offsets))
+        if own:
+            media.append(own[number].take(torch.from_numpy(users)))
+        for user in users:
             wanted = held_out.of(int(user))
             history = data.train.of(int(user))
             if part != "val":
@@ -112,6 +136,7 @@ def panel_of(datasets: Sequence[PartnerDataset], part: Part) -> Panel:
         task=RankingTask.from_histories(histories, targets, n_items=n_items),
         train=matrix_of(train, n_items),
         rows=matrix_of(histories, n_items),
+        own=reduce(lambda first, more: more.behind(first), media) if media else None,
     )
 
 

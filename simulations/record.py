@@ -45,6 +45,7 @@ from simulations.assessment import (
     metrics,
     model_ranks,
     of_partner,
+    own_media,
 )
 from simulations.head_assessment import assess_heads
 from simulations.ladder_record import ladder_record
@@ -143,6 +144,7 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
             test,
             trained,
             encode_catalogue(trained, items.with_prior(state[PRIOR])),
+            own_media(outcome.sites, outcome.config),
         ),
         rounds=_rounds(outcome, validation.sample(CURVE_USERS, outcome.config.seed), progress),
         evaluations=evaluation_records(
@@ -170,7 +172,7 @@ def _data(outcome: Outcome) -> DataFacts:
     for site in outcome.sites:
         data = site.dataset
         quarantined.update(data.report.quarantined)
-        interactions += len(data.train.items) + int((data.val >= 0).sum()) + int((data.test >= 0).sum())
+        interactions += len(data.train.items) + len(data.val_items.items) + len(data.test_items.items)
     quarantined.update(outcome.sites[0].dataset.catalogue.report.quarantined)
     known = (outcome.recipe.data / KNOWN_ANSWER).is_file()
     return DataFacts(

@@ -79,5 +79,5 @@ def _contribution(places: Ints, items: int) -> tuple[Ints, Floats]:
     first, second = np.triu_indices(places.size)
     row, column = np.minimum(places[first], places[second]), np.maximum(places[first], places[second])
     where, pair = np.unique(row * items - row * (row - 1) // 2 + column - row, return_inverse=True)
-    weights = np.bincount(pair, nearness((second - first).astype(np.float64)))
-    return where, weights * (BOUND / math.sqrt(float(weights @ weights)))
+    weights = np.bincount(pair, nearness((second - first).astype(np.float64))).astype(np.float64)
+    return where.astype(np.int64), weights * (BOUND / math.sqrt(float(weights @ weights)))
