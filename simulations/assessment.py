@@ -8,7 +8,7 @@ Nothing computed here is a release of a partner, and nothing of it reaches the c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -42,6 +42,8 @@ class Panel:
         task: held-out items and what is no candidate.
         train: train rows of all users of the federation `[all, N]`, what baselines learn from.
         rows: history rows of the panel's users `[U, N]`, what baselines see of a user.
+        train_rows_U: row of `train` of each user.
+        train_partner_A: number of the partner of each row of `train`.
     """
 
     histories: tuple[Ints, ...]
@@ -49,6 +51,8 @@ class Panel:
     task: RankingTask
     train: Csr
     rows: Csr
+    train_rows_U: Ints
+    train_partner_A: Ints
 
     def sample(self, most: int, seed: int) -> Panel:
         """At most `most` users, drawn once by `seed`."""
@@ -57,7 +61,14 @@ class Panel:
         keep = np.sort(np.random.default_rng(seed).choice(len(self.histories), most, replace=False))
         histories = tuple(self.histories[user] for user in keep)
         task = RankingTask.from_histories(histories, self.task.targets_U[keep], n_items=self.task.n_items)
-        return Panel(histories, self.partner_U[keep], task, self.train, self.rows[keep])
+        return replace(
+            self,
+            histories=histories,
+            partner_U=self.partner_U[keep],
+            task=task,
+            rows=self.rows[keep],
+            train_rows_U=self.train_rows_U[keep],
+        )
 
     def rank(self, scores: Scorer) -> Ranks:
         """Rank every user's held-out item."""
@@ -75,6 +86,8 @@ def panel_of(datasets: Sequence[PartnerDataset], part: Part) -> Panel:
     histories: list[Ints] = []
     targets: list[int] = []
     partners: list[int] = []
+    train_rows: list[int] = []
+    sizes = [len(data) for data in datasets]
     for number, data in enumerate(datasets):
         held_out = data.val if part == "val" else data.test
         for user in np.flatnonzero(held_out >= 0):
@@ -84,6 +97,7 @@ def panel_of(datasets: Sequence[PartnerDataset], part: Part) -> Panel:
             histories.append(history[history != held_out[user]])
             targets.append(int(held_out[user]))
             partners.append(number)
+            train_rows.append(sum(sizes[:number]) + int(user))
     train = [data.train.of(user) for data in datasets for user in range(len(data))]
     return Panel(
         histories=tuple(histories),
@@ -91,6 +105,8 @@ def panel_of(datasets: Sequence[PartnerDataset], part: Part) -> Panel:
         task=RankingTask.from_histories(histories, np.asarray(targets, dtype=np.int64), n_items=n_items),
         train=_matrix(train, n_items),
         rows=_matrix(histories, n_items),
+        train_rows_U=np.asarray(train_rows, dtype=np.int64),
+        train_partner_A=np.repeat(np.arange(len(datasets)), sizes),
     )
 
 
