@@ -45,7 +45,7 @@ class BprMf:
         users, n_items = federation.train.shape
         model = FactorModel(users, n_items, self.dims, seed)
         schedule = Schedule(self.epochs, self.learning_rate, self.l2)
-        train_pairwise(model, federation.train, schedule, seed, self.name, progress)
+        train_pairwise(model, federation.train, schedule, seed, name=self.name, progress=progress)
         fold_in = Schedule(FOLD_IN_EPOCHS, self.learning_rate, self.l2)
         return Factors(
             model.users_AD.detach(), model.items_ND.detach(), model.bias_N.detach(), fold_in=fold_in, seed=seed

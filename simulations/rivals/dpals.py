@@ -1,7 +1,7 @@
 """DPALS: matrix factorisation with user-level differential privacy, the private rival.
 
-Chien, Jain, Krichene, Rendle, Song, Thakurta & Zhang, "Private Alternating Least Squares", ICML 2021, algorithms 1 and
-2, for implicit feedback. The loss over users u and items j is
+Chien, Jain, Krichene, Rendle, Song, Thakurta & Zhang, "Private Alternating Least Squares", ICML 2021, and its authors'
+public code (google-research, dp_alternating_minimization), for implicit feedback. The loss over users u and items j is
 
     sum over met cells of w_uj (1 - u.v_j)^2 + unobserved * sum over all cells of (u.v_j)^2 + l2 terms.
 
@@ -10,16 +10,16 @@ enters noised sums over users (`simulations.rivals.dpals_statistics`), from whic
 noised matrices made positive semidefinite. Users of a panel are folded in by the same exact solve, so new users are
 answered too and no user's vector leaves.
 
-Guarantee: user level, (epsilon, delta), add/remove of one user, for the item vectors after all iterations. Each iteration
-is one Gaussian release of sensitivity 1; all of them, and the item counts where they are needed, are composed and
-calibrated together by `mmrec_model.privacy`. The user solve reads nothing but the released item vectors and the user's
-own rows, so the composition is that of adaptively chosen Gaussian releases.
+Guarantee: user level, (epsilon, delta), one user's data replaced by nothing, for the item vectors after all iterations.
+Each iteration is one Gaussian release of sensitivity 1; all of them, and the item counts where they are needed, are
+composed and calibrated together by `mmrec_model.privacy`. The user solve reads nothing but the released item vectors
+and the user's own rows, so the composition is that of adaptively chosen Gaussian releases.
 
-Bound on a user's items: `sample` counts at most `cap` of them, drawn uniformly once (the paper, section 4.2); `weights`
-counts all of them with w_uj proportional to count_j^exponent and squares that sum to `cap` (Krichene et al., "Multi-Task
-Differential Privacy under Distribution Skew", ICML 2023, section 4), which moves the budget to rarer items. Counts come
-from a noised release of their own (`COUNT_SHARE` of the squared budget); with exponent 0 none is needed.
-Not taken from the papers: training on the most frequent items alone, and frequency-dependent penalties.
+Bound on a user's items: `sample` counts at most `cap` of them, drawn uniformly once (2021); `weights` counts all of
+them with w_uj proportional to count_j^exponent and squares that sum to `cap` (Krichene et al., "Multi-Task Differential
+Privacy under Distribution Skew", ICML 2023), which moves the budget to rarer items. Counts come from a noised release
+of their own (`COUNT_SHARE` of the squared budget); with exponent 0 none is needed. Not taken over: training on the most
+frequent items alone, the choice of a user's rarest items, and penalties that depend on frequency.
 
 `noise` is as in `simulations.rivals.popularity`. Legend: A users, N items, D width of a vector.
 """
@@ -27,7 +27,7 @@ Not taken from the papers: training on the most frequent items alone, and freque
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -43,7 +43,7 @@ from mmrec_model.privacy.calibration import calibrate
 from mmrec_model.privacy.events import GaussianRelease, PrivacyEvent
 from mmrec_model.privacy.noise import GaussianNoise
 from simulations.progress import Progress
-from simulations.rivals.dpals_statistics import Floats, Shares, Statistics, positive, release, square, triangle
+from simulations.rivals.dpals_statistics import Bounds, Floats, Shares, Statistics, positive, release, square, triangle
 from simulations.rivals.interface import Federation, Visitors, unheard
 from simulations.rivals.popularity import NoiseAt, histories_of, noise_draws, noise_seed
 
@@ -82,7 +82,7 @@ class Dpals:
     unobserved: float = 0.1
     user_l2: float = 1.0
     item_l2: float = 10.0
-    shares: Shares = Shares()
+    shares: Shares = field(default_factory=Shares)
     allocation: Literal["sample", "weights"] = "weights"
     exponent: float = 0.0
     epsilon: float | None = None
@@ -111,10 +111,11 @@ class Dpals:
         noise = self.noise_multiplier * math.sqrt(noise_draws(self.noise, federation))
         weights_AN = self._weights(federation, noise, source)
         rows_AN = (federation.train > 0).astype(np.float64)
+        bounds = Bounds(self.radius, self.cap, self.shares)
         items_ND = np.random.default_rng(seed).normal(size=(federation.n_items, self.dims)) / math.sqrt(self.dims)
         for iteration in range(self.iterations):
             users_AD = solve_users(rows_AN, items_ND, self.unobserved, self.user_l2)
-            found = release(users_AD, weights_AN, self.radius, self.cap, self.shares, noise, source)
+            found = release(users_AD, weights_AN, bounds, noise, source)
             items_ND = solve_items(found, self.unobserved, self.item_l2)
             progress(self.name, iteration + 1, self.iterations)
         return ItemVectors(items_ND, self)

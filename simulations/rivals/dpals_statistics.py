@@ -6,14 +6,14 @@ Statistics over users u with vectors clipped to radius c, weights w_uj on the us
     A_j  = sum_u w_uj u u^T            per item
     b_j  = sum_u w_uj u                per item
 
-All of them are one vector, and one Gaussian release. Symmetric matrices travel as their upper triangle with the part off
-the diagonal times sqrt(2), so that the length of the triangle is the Frobenius norm c^2 of u u^T. The parts are scaled
-to have the squared shares s_G + s_A + s_b = 1 of the sensitivity:
+All of them are one vector, and one Gaussian release. Symmetric matrices travel as their upper triangle with the part
+off the diagonal times sqrt(2), so that the length of the triangle is the Frobenius norm c^2 of u u^T. The parts are
+scaled to have the squared shares s_G + s_A + s_b = 1 of the sensitivity:
 
     G sqrt(s_G) / c^2        A_j sqrt(s_A / k) / c^2        b_j sqrt(s_b / k) / c
 
-Guarantee: adding or removing one user moves this vector by at most 1 in L2 norm, with equality for a vector of length c
-and weights of squared sum k: s_G + sum_j w_uj^2 (s_A + s_b) / k <= 1. A statistic with share 0 is not released.
+Guarantee: one user's data replaced by nothing moves this vector by at most 1 in L2 norm, with equality for a vector of
+length c and weights of squared sum k: s_G + sum_j w_uj^2 (s_A + s_b) / k <= 1. A statistic with share 0 stays.
 
 Legend: A users, N items, D width of a vector, T = D (D + 1) / 2 numbers of a triangle.
 """
@@ -64,6 +64,29 @@ class Shares:
         return self.gram + self.outer + self.moment
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What limits one user.
+
+    Attributes:
+        radius: c, the greatest length of a user vector.
+        cap: k, the greatest squared sum of a user's weights.
+        shares: of the squared sensitivity.
+    """
+
+    radius: float
+    cap: int
+    shares: Shares
+
+    @property
+    def units(self) -> tuple[float, float, float]:
+        """What one unit of the scaled vector is in G, in an A_j (infinite without a share) and in a b_j."""
+        total = self.shares.total
+        gram, outer, moment = self.shares.gram / total, self.shares.outer / total, self.shares.moment / total
+        outer_unit = self.radius**2 * math.sqrt(self.cap / outer) if outer else math.inf
+        return self.radius**2 / math.sqrt(gram), outer_unit, self.radius * math.sqrt(self.cap / moment)
+
+
 @dataclass(frozen=True, eq=False)
 class Statistics:
     """What the item side is solved from.
@@ -85,61 +108,48 @@ def clip(users_AD: Floats, radius: float) -> Floats:
     return np.asarray(users_AD * np.minimum(1.0, radius / np.maximum(length_A, np.finfo(np.float64).tiny)))
 
 
-def contributions(users_AD: Floats, weights_AN: Csr, radius: float, cap: int, shares: Shares) -> Floats:
+def contributions(users_AD: Floats, weights_AN: Csr, bounds: Bounds) -> Floats:
     """Scaled sum over users as one vector: G, then the A_j where they have a share, then the b_j.
 
     Args:
         users_AD: vectors, clipped here.
-        weights_AN: sparse weights; the squares of a row sum to at most `cap`.
-        radius: c.
-        cap: k.
-        shares: of the squared sensitivity.
+        weights_AN: sparse weights; the squares of a row sum to at most the cap.
+        bounds: of one user.
     """
-    clipped_AD = clip(users_AD, radius)
+    gram_unit, outer_unit, moment_unit = bounds.units
+    clipped_AD = clip(users_AD, bounds.radius)
     triangles_AT = triangle(clipped_AD[:, :, None] * clipped_AD[:, None, :])
-    gram_T = triangles_AT.sum(axis=0)
-    parts = [gram_T * math.sqrt(shares.gram / shares.total) / radius**2]
-    if shares.outer:
-        scale = math.sqrt(shares.outer / shares.total / cap) / radius**2
-        parts.append(np.asarray(weights_AN.T @ triangles_AT).ravel() * scale)
-    scale = math.sqrt(shares.moment / shares.total / cap) / radius
-    parts.append(np.asarray(weights_AN.T @ clipped_AD).ravel() * scale)
+    parts = [triangles_AT.sum(axis=0) / gram_unit]
+    if bounds.shares.outer:
+        parts.append(np.asarray(weights_AN.T @ triangles_AT).ravel() / outer_unit)
+    parts.append(np.asarray(weights_AN.T @ clipped_AD).ravel() / moment_unit)
     return np.concatenate(parts)
 
 
 def release(
-    users_AD: Floats,
-    weights_AN: Csr,
-    radius: float,
-    cap: int,
-    shares: Shares,
-    noise_multiplier: float,
-    noise: GaussianNoise,
+    users_AD: Floats, weights_AN: Csr, bounds: Bounds, noise_multiplier: float, noise: GaussianNoise
 ) -> Statistics:
-    """Noised statistics in their own units, symmetric matrices made positive semidefinite.
+    """Noised statistics in their own units; G is made positive semidefinite.
 
     Args:
         users_AD: vectors, clipped here.
         weights_AN: as in `contributions`.
-        radius: c.
-        cap: k.
-        shares: of the squared sensitivity.
+        bounds: of one user.
         noise_multiplier: deviation of the noise on every number of the scaled vector; 0 for none.
         noise: its source.
     """
     n_items, dims = weights_AN.shape[1], users_AD.shape[1]
-    vector = contributions(users_AD, weights_AN, radius, cap, shares)
+    vector = contributions(users_AD, weights_AN, bounds)
     if noise_multiplier:
         vector += noise.draw(vector.size, noise_multiplier)
+    gram_unit, outer_unit, moment_unit = bounds.units
     corner = dims * (dims + 1) // 2
-    gram_DD = square(vector[None, :corner], dims)[0] * radius**2 / math.sqrt(shares.gram / shares.total)
-    moment_ND = vector[-n_items * dims :].reshape(n_items, dims)
-    moment_ND = moment_ND * radius / math.sqrt(shares.moment / shares.total / cap)
-    outer_NT = None
-    if shares.outer:
-        outer_NT = vector[corner : corner * (n_items + 1)].reshape(n_items, corner)
-        outer_NT = outer_NT * radius**2 / math.sqrt(shares.outer / shares.total / cap)
-    return Statistics(positive(gram_DD), outer_NT, moment_ND)
+    gram_T, outer, moment = np.split(vector, [corner, vector.size - n_items * dims])
+    return Statistics(
+        gram_DD=positive(square(gram_T * gram_unit, dims)),
+        outer_NT=outer.reshape(n_items, corner) * outer_unit if bounds.shares.outer else None,
+        moment_ND=moment.reshape(n_items, dims) * moment_unit,
+    )
 
 
 def triangle(symmetric: Floats) -> Floats:

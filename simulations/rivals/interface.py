@@ -27,8 +27,9 @@ UNKNOWN = -1
 """Train row of a user who has none."""
 
 
-def unheard(_stage: str, _done: int, _total: int, _unreadable: int = 0) -> None:
+def unheard(stage: str, done: int, total: int, unreadable: int = 0) -> None:
     """The progress of work that nobody waits for."""
+    del stage, done, total, unreadable
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +121,7 @@ class Assessed(Protocol):
         """Train rows of all users of the federation."""
 
     @property
-    def train_partner_A(self) -> Ints:
+    def train_partner_A(self) -> Ints:  # noqa: N802 - names wear shapes
         """Partner of each of them."""
 
     @property
@@ -128,11 +129,11 @@ class Assessed(Protocol):
         """History rows of the panel's users."""
 
     @property
-    def partner_U(self) -> Ints:
+    def partner_U(self) -> Ints:  # noqa: N802 - names wear shapes
         """Partner of each of them."""
 
     @property
-    def train_rows_U(self) -> Ints:
+    def train_rows_U(self) -> Ints:  # noqa: N802 - names wear shapes
         """Train row of each of them."""
 
     def rank(self, scores: Scorer) -> Ranks:

@@ -1,8 +1,8 @@
 """LightGCN: vectors smoothed over the graph of users and items, with no weights but the vectors.
 
-He, Deng, Wang, Li, Zhang & Wang, SIGIR 2020, section 3.1: one layer is E' = S E with S = D^-1/2 A D^-1/2 of the bipartite
-graph, and the final vectors are the mean over the layers 0..L. Trained on the whole graph in every step with the BPR
-loss and a penalty on the vectors of layer 0 (equation 15).
+He, Deng, Wang, Li, Zhang & Wang, SIGIR 2020, section 3.1: one layer is E' = S E with S = D^-1/2 A D^-1/2 of the
+bipartite graph, and the final vectors are the mean over the layers 0..L. Trained on the whole graph in every step with
+the BPR loss and a penalty on the vectors of layer 0 (section 3.3).
 
 A visitor's layers come from the request's history: layer k is the sum of the layer k-1 of its items / sqrt(own degree x
 the item's train degree), and layer 0 is the trained vector, or zero for a user who was not in train. With the train
@@ -15,6 +15,7 @@ Legend: A train users, U visitors, N items, D width of the vectors.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +60,7 @@ class LightGcn:
         """Train."""
         model = GraphModel(federation.train, self.dims, self.layers, seed)
         schedule = Schedule(self.epochs, self.learning_rate, self.l2, BATCH)
-        train_pairwise(model, federation.train, schedule, seed, self.name, progress)
+        train_pairwise(model, federation.train, schedule, seed, name=self.name, progress=progress)
         return Smoothed(model.vectors.detach(), model.graph)
 
 
@@ -114,9 +115,11 @@ class GraphModel(PairwiseModel):
     def triple(self, triple: Triple) -> tuple[Tensor, Tensor]:
         """Scores from the smoothed vectors, penalty on those of layer 0."""
         users_B, items_B, drawn_B = triple[0], triple[1] + self.graph.users, triple[2] + self.graph.users
-        smooth: Tensor = _Smooth.apply(self.vectors, self.graph)  # type: ignore[no-untyped-call]
+        smooth: Tensor = _Smooth.apply(self.vectors, self.graph)
         difference_B = (smooth[users_B] * (smooth[items_B] - smooth[drawn_B])).sum(1)
-        norms_B = sum((self.vectors[index_B].square().sum(1) for index_B in (users_B, items_B, drawn_B)), torch.zeros(1))
+        norms_B = sum(
+            (self.vectors[index_B].square().sum(1) for index_B in (users_B, items_B, drawn_B)), torch.zeros(1)
+        )
         return difference_B, norms_B
 
 
@@ -156,4 +159,6 @@ def as_tensor(matrix: Csr) -> Tensor:
     """A sparse tensor in rows."""
     rows = sparse.csr_matrix(matrix, dtype=np.float32)
     places = torch.from_numpy(rows.indptr.astype(np.int64)), torch.from_numpy(rows.indices.astype(np.int64))
-    return torch.sparse_csr_tensor(*places, torch.from_numpy(rows.data), size=rows.shape)
+    with warnings.catch_warnings():  # torch calls its CSR tensors beta; the other form takes three times as long
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support")
+        return torch.sparse_csr_tensor(*places, torch.from_numpy(rows.data), size=rows.shape, check_invariants=False)

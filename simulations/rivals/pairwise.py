@@ -2,9 +2,9 @@
 
 Rendle, Freudenthaler, Gantner & Schmidt-Thieme, UAI 2009, sections 4 and 5. For a user u, an item i of the user's train
 rows and a drawn item j outside them, the loss is -log sigmoid(s_ui - s_uj) + l2 / 2 (squared norms of the vectors of
-u, i and j), averaged over a batch. A triple's j is uniform over the items that are not in u's train rows; held-out items
-are as likely as any other, because leaving them out would tell the model which they are. One epoch takes every train
-row once. Adam (Kingma & Ba, ICLR 2015) instead of the paper's plain SGD. The same seed gives the same weights.
+u, i and j), averaged over a batch. A triple's j is uniform over the items that are not in u's train rows; held-out
+items are as likely as any other, because leaving them out would tell the model which they are. One epoch takes every
+train row once. Adam (Kingma & Ba, ICLR 2015) instead of the paper's plain SGD. The same seed gives the same weights.
 
 Legend: A users, B triples of a batch, N items, R train rows, D width of a vector.
 """
@@ -102,7 +102,7 @@ def bpr_loss(difference_B: Tensor, norms_B: Tensor, l2: float) -> Tensor:
 
 
 def train_pairwise(
-    model: PairwiseModel, rows: Csr, schedule: Schedule, seed: int, name: str = "", progress: Progress = unheard
+    model: PairwiseModel, rows: Csr, schedule: Schedule, seed: int, *, name: str = "", progress: Progress = unheard
 ) -> None:
     """Train in place on all rows.
 

@@ -1,12 +1,12 @@
 """Popularity: raw, bounded per user, and as one differentially private release.
 
-Guarantee of `epsilon`: user level, (epsilon, delta), add/remove of one user. Each user counts for at most `cap` distinct
-items, drawn uniformly where there are more, so one user moves the counts by at most sqrt(cap) in L2 norm; one Gaussian
-release is calibrated to that. The counts and the noise are those of the federation itself (`client.popularity`); the
-scores are the counts, whose order is the order of the model's popularity prior.
+Guarantee of `epsilon`: user level, (epsilon, delta), one user's data replaced by nothing. Each user counts for at most
+`cap` distinct items, drawn uniformly where there are more, so one user moves the counts by at most sqrt(cap) in L2
+norm; one Gaussian release is calibrated to that. The counts and the noise are those of the federation itself
+(`client.popularity`); the scores are the counts, whose order is the order of the model's popularity prior.
 
-`noise` says who adds it: `central` is one draw over all users, as with secure aggregation; with `partners` every partner
-adds its own draw of the same price, and the sum has sqrt(partners) times the noise.
+`noise` says who adds it: `central` is one draw over all users, as with secure aggregation; with `partners` every
+partner adds its own draw of the same price, and the sum has sqrt(partners) times the noise.
 """
 
 from __future__ import annotations

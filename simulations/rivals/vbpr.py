@@ -2,10 +2,11 @@
 
 He & McAuley, AAAI 2016, section "Visual Bayesian personalised ranking": score = b_i + beta . f_i + g_u . g_i +
 theta_u . (E f_i). Here f_i joins the vectors of all modalities, zero where an item lacks one, and one number per
-modality that says whether it is there, so that an absent picture is not read as an average one. The vectors stay frozen;
-E and beta are shared by all items, so an item that nobody has met still gets a score from its content.
+modality that says whether it is there, so that an absent picture is not read as an average one. The vectors stay
+frozen; E and beta are shared by all items, so an item that nobody has met still gets a score from its content.
 
-[g_u, theta_u] and [g_i, E f_i] are the vectors of the score, so visitors are answered as by BPR-MF (`pairwise.Factors`).
+[g_u, theta_u] and [g_i, E f_i] are the vectors of the score, so visitors are answered as by BPR-MF
+(`pairwise.Factors`).
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Vbpr:
             raise DataError("VBPR without item features", remedy="Give the items of the feature bundle")
         model = ContentModel(federation.train.shape[0], joined(federation.items), self, seed)
         schedule = Schedule(self.epochs, self.learning_rate, self.l2)
-        train_pairwise(model, federation.train, schedule, seed, self.name, progress)
+        train_pairwise(model, federation.train, schedule, seed, name=self.name, progress=progress)
         items_ND, bias_N = (found.detach() for found in model.read_items())
         fold_in = Schedule(FOLD_IN_EPOCHS, self.learning_rate, self.l2)
         return Factors(model.users_AD.detach(), items_ND, bias_N, fold_in=fold_in, seed=seed)
@@ -64,9 +65,7 @@ class Vbpr:
 
 def joined(items: Items) -> Tensor:
     """Vectors of all modalities side by side, and which of them an item has `[N, sum of widths + modalities]`."""
-    parts = [
-        rows * items.present_M[:, place, None].to(rows.dtype) for place, rows in enumerate(items.vectors.values())
-    ]
+    parts = [rows * items.present_M[:, place, None].to(rows.dtype) for place, rows in enumerate(items.vectors.values())]
     return torch.cat([*parts, items.present_M.to(torch.float32)], dim=1)
 
 
