@@ -43,7 +43,16 @@ from mmrec_model.privacy.calibration import calibrate
 from mmrec_model.privacy.events import GaussianRelease, PrivacyEvent
 from mmrec_model.privacy.noise import GaussianNoise
 from simulations.progress import Progress
-from simulations.rivals.dpals_statistics import Bounds, Floats, Shares, Statistics, positive, release, square, triangle
+from simulations.rivals.dpals_statistics import (
+    Bounds,
+    Floats,
+    Shares,
+    Statistics,
+    outer_triangles,
+    positive,
+    release,
+    square,
+)
 from simulations.rivals.interface import Federation, Visitors, unheard
 from simulations.rivals.popularity import NoiseAt, histories_of, noise_draws, noise_seed
 
@@ -199,7 +208,7 @@ def solve_users(rows: Csr, items_ND: Floats, unobserved: float, l2: float) -> Fl
     """Exact vector of every user `[A, D]` from the own row and the item vectors."""
     n_users, dims = rows.shape[0], items_ND.shape[1]
     everywhere_DD = unobserved * items_ND.T @ items_ND + l2 * np.eye(dims)
-    triangles_NT = triangle(items_ND[:, :, None] * items_ND[:, None, :])
+    triangles_NT = outer_triangles(items_ND)
     users_AD = np.zeros((n_users, dims))
     for start in range(0, n_users, _CHUNK):
         chunk = rows[start : start + _CHUNK]

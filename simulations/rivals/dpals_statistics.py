@@ -118,10 +118,9 @@ def contributions(users_AD: Floats, weights_AN: Csr, bounds: Bounds) -> Floats:
     """
     gram_unit, outer_unit, moment_unit = bounds.units
     clipped_AD = clip(users_AD, bounds.radius)
-    triangles_AT = triangle(clipped_AD[:, :, None] * clipped_AD[:, None, :])
-    parts = [triangles_AT.sum(axis=0) / gram_unit]
+    parts = [triangle(clipped_AD.T @ clipped_AD) / gram_unit]
     if bounds.shares.outer:
-        parts.append(np.asarray(weights_AN.T @ triangles_AT).ravel() / outer_unit)
+        parts.append(np.asarray(weights_AN.T @ outer_triangles(clipped_AD)).ravel() / outer_unit)
     parts.append(np.asarray(weights_AN.T @ clipped_AD).ravel() / moment_unit)
     return np.concatenate(parts)
 
@@ -150,6 +149,13 @@ def release(
         outer_NT=outer.reshape(n_items, corner) * outer_unit if bounds.shares.outer else None,
         moment_ND=moment.reshape(n_items, dims) * moment_unit,
     )
+
+
+def outer_triangles(vectors_LD: Floats) -> Floats:
+    """`triangle` of the product of each vector with itself `[L, T]`."""
+    rows, columns = np.triu_indices(vectors_LD.shape[1])
+    scale_T = np.where(rows == columns, 1.0, math.sqrt(2.0))
+    return np.asarray(vectors_LD[:, rows] * vectors_LD[:, columns] * scale_T)
 
 
 def triangle(symmetric: Floats) -> Floats:

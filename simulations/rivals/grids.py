@@ -9,6 +9,7 @@ grid.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from mmrec_model.evaluation.baselines import MAX_ITEMS
@@ -79,47 +80,19 @@ def private_grids(epsilon: float, delta: float = 1e-5, noise: NoiseAt = "central
         delta: of each.
         noise: one draw over all users, or one at each partner.
     """
-    laid_out = (  # dims, iterations, unobserved, user_l2, item_l2, shares, exponent
-        (16, 6, 0.1, 1.0, 30.0, _OUTER, -0.25),
-        (16, 6, 0.3, 3.0, 30.0, _OUTER, -0.25),
-        (16, 6, 0.3, 3.0, 30.0, _OUTER, 0.0),
-        (16, 4, 0.3, 3.0, 30.0, _NO_OUTER, -0.25),
-        (32, 6, 0.3, 3.0, 30.0, _NO_OUTER, -0.25),
-        (8, 6, 0.3, 3.0, 10.0, _NO_OUTER, 0.0),
-        (4, 6, 0.1, 1.0, 10.0, _NO_OUTER, 0.0),
-    )
-    weighted = tuple(
-        Dpals(
-            dims=dims,
-            iterations=iterations,
-            cap=10,
-            radius=0.1,
-            unobserved=unobserved,
-            user_l2=user_l2,
-            item_l2=item_l2,
-            shares=shares,
-            exponent=exponent,
-            epsilon=epsilon,
-            delta=delta,
-            noise=noise,
-        )
-        for dims, iterations, unobserved, user_l2, item_l2, shares, exponent in laid_out
-    )
-    sampled = Dpals(
-        dims=8,
-        iterations=6,
-        cap=10,
-        radius=0.1,
-        unobserved=0.3,
-        user_l2=3.0,
-        item_l2=10.0,
-        shares=_OUTER,
-        allocation="sample",
-        epsilon=epsilon,
-        delta=delta,
-        noise=noise,
+    small = Dpals(iterations=6, cap=10, radius=0.1, item_l2=30.0, epsilon=epsilon, delta=delta, noise=noise)
+    wide = replace(small, unobserved=0.3, shares=_NO_OUTER, exponent=-0.25)
+    dpals = (
+        replace(wide, dims=64),
+        replace(wide, dims=32),
+        replace(wide, dims=32, unobserved=1.0, user_l2=3.0),
+        replace(wide, dims=16),
+        replace(wide, dims=8, unobserved=1.0, user_l2=3.0),
+        replace(small, dims=16, shares=_OUTER, exponent=-0.25),
+        replace(small, dims=8, unobserved=0.3, user_l2=3.0, item_l2=10.0, shares=_OUTER, allocation="sample"),
+        replace(small, dims=4, item_l2=10.0, shares=_NO_OUTER),
     )
     return {
         "popularity_dp": tuple(BoundedPopularity(cap, epsilon, delta, noise) for cap in _CAPS),
-        "dpals": (*weighted, sampled),
+        "dpals": dpals,
     }
