@@ -88,9 +88,9 @@ def private_grids(epsilon: float, delta: float = 1e-5, noise: NoiseAt = "central
         replace(wide, dims=32, unobserved=1.0, user_l2=3.0),
         replace(wide, dims=16),
         replace(wide, dims=8, unobserved=1.0, user_l2=3.0),
-        replace(small, dims=16, shares=_OUTER, exponent=-0.25),
-        replace(small, dims=8, unobserved=0.3, user_l2=3.0, item_l2=10.0, shares=_OUTER, allocation="sample"),
+        replace(small, dims=8, unobserved=0.3, user_l2=3.0, item_l2=10.0, shares=_NO_OUTER),
         replace(small, dims=4, item_l2=10.0, shares=_NO_OUTER),
+        replace(small, dims=8, unobserved=0.3, user_l2=3.0, item_l2=10.0, shares=_OUTER, allocation="sample"),
     )
     return {
         "popularity_dp": tuple(BoundedPopularity(cap, epsilon, delta, noise) for cap in _CAPS),

@@ -31,8 +31,8 @@ class Trial:
 
     Attributes:
         settings: of the rival, as JSON values.
-        metrics: ranking metrics, each 0..1.
-        seconds: of fitting and ranking.
+        metrics: ranking metrics, each 0..1, mean over the seeds.
+        seconds: of fitting and ranking with all seeds.
     """
 
     settings: dict[str, JsonValue]
@@ -48,14 +48,14 @@ class SearchRecord:
         rival: its name.
         trials: in the order of the grid.
         chosen: place of the best in `trials`; the first of equals.
-        seed: of every trial.
+        seeds: of every trial.
         selection: what the choice looked at.
     """
 
     rival: str
     trials: tuple[Trial, ...]
     chosen: int
-    seed: int
+    seeds: tuple[int, ...]
     selection: str = SELECTION
 
     def as_json(self) -> dict[str, JsonValue]:
@@ -80,7 +80,11 @@ class Choice:
 
 
 def search(
-    grid: Sequence[Rival], validation: Assessed, items: Items | None, seed: int, progress: Progress = unheard
+    grid: Sequence[Rival],
+    validation: Assessed,
+    items: Items | None,
+    seeds: Sequence[int],
+    progress: Progress = unheard,
 ) -> Choice:
     """Try every configuration and choose one.
 
@@ -88,26 +92,29 @@ def search(
         grid: configurations of one rival, at most `BUDGET`.
         validation: the panel that chooses.
         items: the catalogue with its features.
-        seed: of every trial.
+        seeds: every configuration is tried with each of them, so that one lucky draw of noise is not what is chosen.
         progress: told after every trial, and by the rivals.
 
     Raises:
-        DataError: the grid is empty, over the budget or of several rivals, or a rival cannot learn from the federation.
+        DataError: the grid is empty, over the budget or of several rivals, there is no seed, or a rival cannot learn
+            from this federation.
     """
     names = {rival.name for rival in grid}
-    if not 1 <= len(grid) <= BUDGET or len(names) != 1:
+    if not 1 <= len(grid) <= BUDGET or len(names) != 1 or not seeds:
         raise DataError(
-            f"a grid of {len(grid)} configurations of {sorted(names)}, allowed are 1 to {BUDGET} of one rival",
+            f"a grid of {len(grid)} configurations of {sorted(names)} and {len(seeds)} seeds, "
+            f"allowed are 1 to {BUDGET} of one rival and at least one seed",
             remedy="Search each rival by itself, within the budget",
         )
     trials: list[Trial] = []
     for rival in grid:
         start = time.monotonic()
-        metrics = ranking_metrics(ranks_of(rival, validation, items, seed, progress))
+        found = [ranking_metrics(ranks_of(rival, validation, items, seed, progress)) for seed in seeds]
+        metrics = {name: sum(one[name] for one in found) / len(found) for name in found[0]}
         trials.append(Trial(settings_of(rival), metrics, time.monotonic() - start))
         progress(f"searching {rival.name}", len(trials), len(grid))
     chosen = max(range(len(trials)), key=lambda place: trials[place].metrics[METRIC])
-    return Choice(grid[chosen], SearchRecord(names.pop(), tuple(trials), chosen, seed))
+    return Choice(grid[chosen], SearchRecord(names.pop(), tuple(trials), chosen, tuple(seeds)))
 
 
 def settings_of(rival: Rival) -> dict[str, JsonValue]:

@@ -22,7 +22,7 @@ from simulations.rivals.search import BUDGET, search
 def test_the_best_on_validation_is_chosen_and_every_trial_is_recorded(planted: Panel) -> None:
     grid = [BprMf(16, epochs, learning_rate=0.05) for epochs in (0, 15, 1)]
     heard = []
-    choice = search(grid, planted, None, seed=3, progress=lambda *told: heard.append(told))
+    choice = search(grid, planted, None, seeds=[3], progress=lambda *told: heard.append(told))
     assert choice.rival == grid[1]
     figures = [trial.metrics["ndcg_at_10"] for trial in choice.record.trials]
     assert figures[1] == max(figures) > figures[0]
@@ -33,18 +33,26 @@ def test_the_best_on_validation_is_chosen_and_every_trial_is_recorded(planted: P
 
 
 def test_a_record_is_json_and_says_that_the_choice_was_not_private(planted: Panel) -> None:
-    record = search([BoundedPopularity(2, epsilon=1.0)], planted, None, seed=3).record
+    record = search([BoundedPopularity(2, epsilon=1.0)], planted, None, seeds=[3, 4]).record
     read = json.loads(json.dumps(record.as_json()))
     assert read["rival"] == "popularity_dp"
     assert read["selection"].startswith("not private")
     assert read["trials"][0]["settings"] == {"cap": 2, "epsilon": 1.0, "delta": 1e-5, "noise": "central"}
     assert read["chosen"] == 0
+    assert read["seeds"] == [3, 4]
+    apart = [
+        ranking_metrics(ranks_of(BoundedPopularity(2, epsilon=1.0), planted, None, seed))["mrr"] for seed in (3, 4)
+    ]
+    assert apart[0] != apart[1]
+    assert read["trials"][0]["metrics"]["mrr"] == pytest.approx(sum(apart) / 2)
 
 
 def test_a_grid_over_the_budget_or_of_two_rivals_is_refused(planted: Panel) -> None:
     for grid in ([], [Ease()] * (BUDGET + 1), [Ease(), ItemKnn()]):
         with pytest.raises(DataError, match="allowed are 1 to 8 of one rival"):
-            search(grid, planted, None, seed=1)
+            search(grid, planted, None, seeds=[1])
+    with pytest.raises(DataError, match="0 seeds"):
+        search([Ease()], planted, None, seeds=[])
 
 
 def test_every_rival_has_the_whole_budget_of_different_configurations(planted_items: Items) -> None:
