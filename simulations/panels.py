@@ -8,7 +8,7 @@ candidates. Nothing here is a release of a partner, and nothing of it reaches th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeAlias
 
@@ -41,6 +41,8 @@ class Panel:
         task: held-out items and what is no candidate.
         train: train rows of all users of the federation `[all, N]`, what baselines learn from.
         rows: history rows of the panel's users `[U, N]`, what baselines see of a user.
+        train_rows_U: row of `train` of each user.
+        train_partner_A: number of the partner of each row of `train`.
     """
 
     histories: tuple[Ints, ...]
@@ -48,6 +50,8 @@ class Panel:
     task: RankingTask
     train: Csr
     rows: Csr
+    train_rows_U: Ints
+    train_partner_A: Ints
 
     @cached_property
     def counts_N(self) -> Ints:  # noqa: N802 - the shape is part of the name
@@ -62,8 +66,14 @@ class Panel:
 
     def take(self, users: Ints) -> Panel:
         """Some users."""
-        histories = tuple(self.histories[user] for user in users)
-        return Panel(histories, self.partner_U[users], self.task.take(users), self.train, self.rows[users])
+        return replace(
+            self,
+            histories=tuple(self.histories[user] for user in users),
+            partner_U=self.partner_U[users],
+            task=self.task.take(users),
+            rows=self.rows[users],
+            train_rows_U=self.train_rows_U[users],
+        )
 
     def rank(self, scores: Scorer) -> Ranks:
         """Rank every user's held-out items."""
@@ -95,6 +105,8 @@ def panel_of(datasets: Sequence[PartnerDataset], part: Part) -> Panel:
     histories: list[Ints] = []
     targets: list[Ints] = []
     partners: list[int] = []
+    train_rows: list[int] = []
+    sizes = [len(data) for data in datasets]
     for number, data in enumerate(datasets):
         held_out = _held_out(data, part)
         for user in np.flatnonzero(np.diff(held_out.offsets)):
@@ -105,6 +117,7 @@ def panel_of(datasets: Sequence[PartnerDataset], part: Part) -> Panel:
             histories.append(history[~np.isin(history, wanted)])
             targets.append(wanted)
             partners.append(number)
+            train_rows.append(sum(sizes[:number]) + int(user))
     train = [data.train.of(user) for data in datasets for user in range(len(data))]
     return Panel(
         histories=tuple(histories),
@@ -112,6 +125,8 @@ def panel_of(datasets: Sequence[PartnerDataset], part: Part) -> Panel:
         task=RankingTask.from_histories(histories, targets, n_items=n_items),
         train=matrix_of(train, n_items),
         rows=matrix_of(histories, n_items),
+        train_rows_U=np.asarray(train_rows, dtype=np.int64),
+        train_partner_A=np.repeat(np.arange(len(datasets)), sizes),
     )
 
 
