@@ -99,10 +99,18 @@ def baseline_on_histories(fitted: Recommender, n_items: int) -> HistoryScorer:
     return lambda histories: fitted.scores(matrix_of(histories, n_items))
 
 
-def panel_of(datasets: Sequence[PartnerDataset], part: Part) -> Panel:
-    """All users of all partners who have a held-out item of `part`; `cold` are the items held out on purpose."""
+def panel_of(datasets: Sequence[PartnerDataset], part: Part, *, train_items_alone: bool = False) -> Panel:
+    """All users of all partners who have a held-out item of `part`; `cold` are the items held out on purpose.
+
+    Args:
+        datasets: of the partners.
+        part: which items are ranked.
+        train_items_alone: leave validation items out of the histories, as most published figures do; they are no
+            candidates either way.
+    """
     n_items = len(datasets[0].catalogue)
-    histories: list[Ints] = []
+    met: list[Ints] = []
+    shown: list[Ints] = []
     targets: list[Ints] = []
     partners: list[int] = []
     train_rows: list[int] = []
@@ -111,20 +119,21 @@ def panel_of(datasets: Sequence[PartnerDataset], part: Part) -> Panel:
         held_out = _held_out(data, part)
         for user in np.flatnonzero(np.diff(held_out.offsets)):
             wanted = held_out.of(int(user))
-            history = data.train.of(int(user))
+            history = trained = data.train.of(int(user))
             if part != "val":
                 history = np.append(history, data.val_items.of(int(user)))
-            histories.append(history[~np.isin(history, wanted)])
+            met.append(history[~np.isin(history, wanted)])
+            shown.append(trained[~np.isin(trained, wanted)] if train_items_alone else met[-1])
             targets.append(wanted)
             partners.append(number)
             train_rows.append(sum(sizes[:number]) + int(user))
     train = [data.train.of(user) for data in datasets for user in range(len(data))]
     return Panel(
-        histories=tuple(histories),
+        histories=tuple(shown),
         partner_U=np.asarray(partners, dtype=np.int64),
-        task=RankingTask.from_histories(histories, targets, n_items=n_items),
+        task=RankingTask.from_histories(met, targets, n_items=n_items),
         train=matrix_of(train, n_items),
-        rows=matrix_of(histories, n_items),
+        rows=matrix_of(shown, n_items),
         train_rows_U=np.asarray(train_rows, dtype=np.int64),
         train_partner_A=np.repeat(np.arange(len(datasets)), sizes),
     )
