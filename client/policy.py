@@ -41,7 +41,7 @@ class Policy(Strict):
         max_pair_items: items whose pairs a run may ask for; sets the bytes of that one release.
         allowed_releases: what may leave at all, beside metrics.
         allowed_metrics: names of the metrics that may leave, as noised sums; none for a new site.
-        min_metric_noise_multiplier: least noise of a release of metrics.
+        min_metric_noise_multiplier: least noise of a release of metrics, the gate's comparison included.
         max_metric_releases: releases of metrics in one run.
         allowed_features: digests of feature bundles, or ["*"] for the bundle installed at this site.
         allowed_code: digests of the installed package (`Site.code_digest`), or ["*"] for whatever is installed.
@@ -229,6 +229,21 @@ def check_release(policy: Policy, release: str) -> None:
         )
 
 
+def check_metric_noise(policy: Policy, noise_multiplier: float) -> None:
+    """Whether a metric may leave with this noise, also one that is compared for the gate.
+
+    Raises:
+        PolicyRefusal: `metric-noise`.
+    """
+    if noise_multiplier < policy.min_metric_noise_multiplier:
+        raise PolicyRefusal(
+            "metric-noise",
+            f"the run asks for a noise multiplier of {noise_multiplier:g}, "
+            f"the least is {policy.min_metric_noise_multiplier:g}",
+            remedy="Release metrics less often, or with more noise",
+        )
+
+
 def check_metrics(policy: Policy, config: RunConfig) -> None:
     """Whether the metrics of a run may leave, at its noise and as often as it plans.
 
@@ -245,13 +260,7 @@ def check_metrics(policy: Policy, config: RunConfig) -> None:
             f"'{strange[0]}' is not among the metrics {list(policy.allowed_metrics)}",
             remedy="Evaluate what the partner allows, or have it listed under allowed_metrics",
         )
-    if asked.noise_multiplier < policy.min_metric_noise_multiplier:
-        raise PolicyRefusal(
-            "metric-noise",
-            f"the run asks for a noise multiplier of {asked.noise_multiplier:g}, "
-            f"the least is {policy.min_metric_noise_multiplier:g}",
-            remedy="Release metrics less often, or with more noise",
-        )
+    check_metric_noise(policy, asked.noise_multiplier)
     if releases > policy.max_metric_releases:
         raise PolicyRefusal(
             "metric-releases",

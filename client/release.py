@@ -30,7 +30,7 @@ from client.coordinator import Shown, confirm, show
 from client.inbox import find_scorer, keep_scorer
 from client.making import MAKERS
 from client.outbox import Finished
-from client.policy import check_encoder, check_metrics, check_release, check_run
+from client.policy import check_encoder, check_metric_noise, check_metrics, check_release, check_run
 from client.site import Site
 from mmrec_model.config import RunConfig
 from mmrec_model.config_reader import parse_config
@@ -133,6 +133,8 @@ def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answe
                 check_metrics(site.policy, config)
             else:
                 check_release(site.policy, RELEASES[kind])
+            if kind is Kind.COMPARE:
+                check_metric_noise(site.policy, config.gate.noise_multiplier)
             state = {**arrays, **find_scorer(site.inbox, request.scorer)}
             made = _priced(site, ledger, charge_of(config, kind, request, state), config, state)
         return Answer(_reply(site, kind, request, show(ledger, challenge)), made)

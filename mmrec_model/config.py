@@ -72,7 +72,8 @@ class EncoderConfig(Strict):
         device: torch device.
         pooling: token states that make a text's vector: their mean, the first, or the last; `auto` is the mean, for a
             decoder the last, and for a text-picture model its own.
-        dtype: what networks compute in; vectors are kept as float32. Refused by log-mel statistics, which have none.
+        dtype: what networks compute in; vectors are kept as float32. Refused by log-mel statistics and word vectors,
+            which have none.
     """
 
     modality: Modality

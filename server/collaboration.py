@@ -83,6 +83,12 @@ def find(folder: Path, snapshot: Snapshot) -> Arrays:
     return scorer
 
 
+def found_facts(folder: Path) -> Mapping[str, Any]:
+    """What was found when the scorer was made; nothing without one."""
+    path = folder / _FACTS
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
 def _vectors(config: RunConfig, features: Path, places: np.ndarray[Any, np.dtype[np.int64]]) -> Vectors:
     bundle = open_bundle(features)
     if bundle.digest != config.features.digest:

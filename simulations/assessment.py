@@ -6,8 +6,9 @@ protocol is `simulations.quality`. Nothing computed here is a release of a partn
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from client.site import Site
 from mmrec_model.config import RunConfig
 from mmrec_model.evaluation.baselines import EASE, MAX_ITEMS, ItemKNN, Popularity, scorer
 from mmrec_model.evaluation.ranking import Ranks, ranking_metrics
@@ -21,8 +22,14 @@ from simulations.run_record import Metrics
 
 __all__ = [
     "Panel", "Part", "all_errors", "all_metrics", "baseline_ranks", "errors", "floor_ranks", "metrics", "model_ranks",
-    "of_partner", "panel_of", "upper_rung_ranks",
+    "of_partner", "own_media", "panel_of", "upper_rung_ranks",
 ]  # fmt: skip
+
+
+def own_media(sites: Sequence[Site], config: RunConfig) -> list[Items]:
+    """Per partner, its users' own media; empty in a run that reads none."""
+    found = [site.parts_of(config).own_media() for site in sites]
+    return [media for media in found if media is not None]
 
 
 def model_ranks(config: RunConfig, items: Items, panel: Panel, state: Arrays) -> Ranks:

@@ -16,7 +16,8 @@ from simulations import options
 
 EMBEDDED = "embedded synthetic set"
 NOT_IN_SCENARIOS = frozenset(
-    {"fusion", "heads", "evaluate_every", "evaluate_final", "scope", "tower", "split", "engine", "prepare", "finish"}
+    {"fusion", "heads", "evaluate_every", "evaluate_final", "scope", "tower", "split", "pairs", "gate", "engine"}
+    | {"prepare", "finish", "cvr_loss", "ctr_scorer", "user_media", "impute", "quarantine"}
 )
 
 
@@ -38,12 +39,19 @@ def simulate(  # noqa: PLR0917 - one argument per option
     clipping: options.Clipping = "flat",
     fusion: options.Fusion = "attention",
     heads: options.Heads = "",
+    cvr_loss: options.CvrLoss = "conditional",
+    ctr_scorer: options.CtrScorer = "bilinear",
+    user_media: options.UserMedia = None,
+    impute: options.Impute = "off",
+    quarantine: options.Quarantine = 0.0,
     loss: options.Loss = "sampled_softmax",
     evaluate_every: options.EvaluateEvery = 0,
     evaluate_final: options.EvaluateFinal = False,
     scope: options.Scope = "fusion",
     tower: options.Tower = "attention",
     split: options.Split = None,
+    pairs: options.Pairs = True,
+    gate: options.Gate = True,
     engine: options.Engine = "loopback",
     scenario: options.Scenario = None,
     only: options.Only = None,
@@ -102,10 +110,21 @@ def simulate(  # noqa: PLR0917 - one argument per option
                 silo,
                 partners,
                 clipping=clipping,
-                model=workspace.model_with_heads(source, weights, fusion, tower),
+                model=workspace.model_with_heads(
+                    source,
+                    weights,
+                    fusion,
+                    tower,
+                    cvr_loss=cvr_loss,
+                    ctr_scorer=ctr_scorer,
+                    user_media=tuple(dict.fromkeys(user_media or ())),
+                ),
                 evaluation=EvaluationConfig(every=evaluate_every, final=evaluate_final),
                 scope=scope,
                 split=rule,
+                pairs=pairs,
+                gate="ndcg_at_10" if gate else None,
+                transform=workspace.transform_with(impute, quarantine),
             )
             if rule is not None:
                 bars.say(f"split by {rule}, whatever the data pins")

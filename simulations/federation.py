@@ -22,13 +22,14 @@ from mmrec_model.features.bundle import FeatureBundle, open_bundle
 from mmrec_model.model.folder import save_model
 from server.app import app as server_app
 from server.app import read_plan
-from simulations.assessment import Panel, panel_of
+from simulations.assessment import Panel, own_media, panel_of
 from simulations.card import write_card
 from simulations.flower_door import run_with_flower
 from simulations.loopback import run_loopback
 from simulations.notes import notes
 from simulations.partition import catalogue_of
 from simulations.progress import Progress
+from simulations.quality_of_run import write_quality_of_run
 from simulations.record import Outcome, build_record, final_state
 from simulations.report import write_report
 from simulations.run_record import RunRecord, as_json, write_run
@@ -129,10 +130,21 @@ def finish(prepared: Prepared, command: str, name: str, progress: Progress, watc
     """Assess, export and report a trained workspace."""
     with watch.stage("assess"), one_thread():
         datasets = [site.dataset for site in prepared.sites]
-        panels: dict[str, Panel] = {"val": panel_of(datasets, "val"), "test": panel_of(datasets, "test")}
+        own = own_media(prepared.sites, prepared.config)
+        panels: dict[str, Panel] = {"val": panel_of(datasets, "val", own), "test": panel_of(datasets, "test", own)}
         outcome = Outcome(prepared.config, prepared.bundle, prepared.sites, prepared.recipe, command, name)
         record = build_record(outcome, panels["val"], panels["test"], progress)
     out = prepared.recipe.out
+    with watch.stage("quality"), one_thread():
+        write_quality_of_run(
+            prepared.config,
+            prepared.sites,
+            prepared.bundle,
+            panels["test"],
+            final_state(out),
+            out,
+            lambda done, total: progress("quality", done, total),
+        )
     record = record.model_copy(update={"seconds": dict(watch.seconds), "wall_seconds": watch.total})
     told = notes(outcome.coordinator, record, rounds=prepared.config.training.rounds)
     record = record.model_copy(update={"notes": told})

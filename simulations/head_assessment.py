@@ -22,7 +22,7 @@ from mmrec_model.evaluation import classification
 from mmrec_model.model.heads.prediction import predict_categories, predict_rows
 from mmrec_model.model.items import Items
 from mmrec_model.model.recommender import RecommenderNetwork
-from simulations.assessment import Panel
+from simulations.panels import Panel, profiles_of
 from simulations.run_record import HeadRecord
 
 Floats = npt.NDArray[np.float64]
@@ -40,7 +40,11 @@ class Judged:
 
 
 def assess_heads(
-    datasets: Sequence[PartnerDataset], test: Panel, model: RecommenderNetwork, catalogue: Items
+    datasets: Sequence[PartnerDataset],
+    test: Panel,
+    model: RecommenderNetwork,
+    catalogue: Items,
+    own: Sequence[Items] = (),
 ) -> dict[HeadName, HeadRecord]:
     """Figures of every head of the model that has rows to judge.
 
@@ -49,11 +53,12 @@ def assess_heads(
         test: users with a test item, for the category head.
         model: the trained model.
         catalogue: all items, with the DP popularity prior.
+        own: per partner, its users' own media, in a run that reads them.
     """
     category_N = datasets[0].labels(model.config.categories).category_N
     records: dict[HeadName, HeadRecord] = {}
     if len(model.heads.rows):
-        for name, judged in _judge(datasets, model, catalogue, category_N).items():
+        for name, judged in _judge(datasets, model, catalogue, category_N, own).items():
             if len(judged.labels_R):
                 constant = _constant(name, [data.feedback for data in datasets], model.config.rating_scale)
                 records[name] = _rating(judged, constant) if name == "rating" else _binary(judged, constant)
@@ -63,19 +68,24 @@ def assess_heads(
 
 
 def _judge(
-    datasets: Sequence[PartnerDataset], model: RecommenderNetwork, catalogue: Items, category_N: Ints
+    datasets: Sequence[PartnerDataset],
+    model: RecommenderNetwork,
+    catalogue: Items,
+    category_N: Ints,
+    own: Sequence[Items],
 ) -> dict[HeadName, Judged]:
     low, high = model.config.rating_scale
     found: dict[HeadName, list[Judged]] = {}
     first = 0
-    for data in datasets:
+    for number, data in enumerate(datasets):
         counts = np.diff(data.later.offsets)
         busy = np.flatnonzero(counts)
         for start in range(0, len(busy), _CHUNK):
             users = busy[start : start + _CHUNK]
             rows = draw_feedback(data.later, users, max_feedback=int(counts[users].max()), seed=0)
             histories = [data.train.of(int(user)) for user in users]
-            said = predict_rows(model, catalogue, histories, rows, category_N)
+            media = profiles_of(own[number], users) if own else None
+            said = predict_rows(model, catalogue, histories, rows, category_N, own=media)
             labels = {
                 "ctr": (rows.shown_BF, rows.clicked_BF.astype(np.float64)),
                 "cvr": (rows.clicked_BF, rows.converted_BF.astype(np.float64)),
@@ -143,8 +153,9 @@ def _category(test: Panel, model: RecommenderNetwork, catalogue: Items, category
     users = np.flatnonzero(target_U >= 0)
     parts = []
     for start in range(0, len(users), _CHUNK):
-        histories = [test.histories[user] for user in users[start : start + _CHUNK]]
-        parts.append(predict_categories(model, catalogue, histories, category_N))
+        chunk = users[start : start + _CHUNK]
+        histories = [test.histories[user] for user in chunk]
+        parts.append(predict_categories(model, catalogue, histories, category_N, own=profiles_of(test.own, chunk)))
     said_UC = np.concatenate(parts)
     trained = category_N[test.train.indices]
     counts_C = np.bincount(trained[trained >= 0], minlength=said_UC.shape[1]) + 0.5

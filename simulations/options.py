@@ -27,6 +27,23 @@ Fusion = Annotated[FusionName, typer.Option(help="How the modalities of an item 
 Heads = Annotated[
     str, typer.Option(help="Learn these beside the ranking: ctr, cvr, rating, category; ctr=0.5 weighs a loss.")
 ]
+CvrLoss = Annotated[
+    Literal["conditional", "esmm"],
+    typer.Option(help="Conversions: on clicked rows, or as pCTR * pCVR on all shown ones; esmm needs heads ctr, cvr."),
+]
+CtrScorer = Annotated[
+    Literal["bilinear", "deepfm"], typer.Option(help="What scores a row for the head ctr (docs/heads.md).")
+]
+UserMedia = Annotated[
+    list[str] | None,
+    typer.Option(help="text or image of the users themselves, read by the user tower; once per medium."),
+]
+Impute = Annotated[
+    Literal["off", "vector", "present"], typer.Option(help="Estimate vectors of missing media (docs/features.md).")
+]
+Quarantine = Annotated[
+    float, typer.Option(min=0.0, max=0.2, help="Largest share of a medium to be made missing for disagreeing.")
+]
 Scope = Annotated[
     Literal["head", "fusion", "lora", "top", "full"],
     typer.Option(help="What is trained; lora, top and full train the text encoder too, which is slow."),
@@ -45,6 +62,12 @@ Split = Annotated[
         help="How to hold out: leave-last-out, user-time, global-time:MOMENT,MOMENT, each with +cold:SHARE "
         "(docs/evaluation.md); by default as the data pins. A rule replaces what is pinned."
     ),
+]
+Pairs = Annotated[
+    bool, typer.Option("--pairs/--no-pairs", help="Release which items stand together, where there are enough users.")
+]
+Gate = Annotated[
+    bool, typer.Option("--gate/--no-gate", help="Export what scores best on a priced release, never below the floors.")
 ]
 Engine = Annotated[
     Literal["loopback", "flower"], typer.Option(help="In this process, or Flower's own simulation with Ray.")

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from mmrec_model.data.dataset import PartnerDataset
 from mmrec_model.data.histories import Histories
@@ -43,6 +44,7 @@ class Panel:
         rows: history rows of the panel's users `[U, N]`, what baselines see of a user.
         train_rows_U: row of `train` of each user.
         train_partner_A: number of the partner of each row of `train`.
+        own: own media of the panel's users `[U]`, in a run that reads them.
     """
 
     histories: tuple[Ints, ...]
@@ -52,6 +54,7 @@ class Panel:
     rows: Csr
     train_rows_U: Ints
     train_partner_A: Ints
+    own: Items | None = None
 
     @cached_property
     def counts_N(self) -> Ints:  # noqa: N802 - the shape is part of the name
@@ -73,6 +76,7 @@ class Panel:
             task=self.task.take(users),
             rows=self.rows[users],
             train_rows_U=self.train_rows_U[users],
+            own=None if self.own is None else self.own.take(torch.from_numpy(users)),
         )
 
     def rank(self, scores: Scorer) -> Ranks:
@@ -85,7 +89,17 @@ class Panel:
 
     def model_scorer(self, model: RecommenderNetwork, catalogue: Items) -> Scorer:
         """The model on the panel's histories."""
-        return self.scorer(model_on_histories(model, catalogue))
+        if self.own is None:
+            return self.scorer(model_on_histories(model, catalogue))
+        read = encode_catalogue(model, catalogue)
+        return lambda users: score_catalogue(
+            model, read, [self.histories[user] for user in users], profiles_of(self.own, users)
+        )
+
+
+def profiles_of(own: Items | None, users: Ints) -> Items | None:
+    """Own media of some users as the model takes them, `[B, 1]`; None where a run reads none."""
+    return None if own is None else own.take(torch.from_numpy(np.asarray(users, np.int64)).unsqueeze(1))
 
 
 def model_on_histories(model: RecommenderNetwork, catalogue: Items) -> HistoryScorer:
@@ -99,12 +113,15 @@ def baseline_on_histories(fitted: Recommender, n_items: int) -> HistoryScorer:
     return lambda histories: fitted.scores(matrix_of(histories, n_items))
 
 
-def panel_of(datasets: Sequence[PartnerDataset], part: Part, *, train_items_alone: bool = False) -> Panel:
+def panel_of(
+    datasets: Sequence[PartnerDataset], part: Part, own: Sequence[Items] = (), *, train_items_alone: bool = False
+) -> Panel:
     """All users of all partners who have a held-out item of `part`; `cold` are the items held out on purpose.
 
     Args:
-        datasets: of the partners.
-        part: which items are ranked.
+        datasets: one per partner.
+        part: which held-out items.
+        own: per partner, its users' own media, in a run that reads them.
         train_items_alone: leave validation items out of the histories, as most published figures do; they are no
             candidates either way.
     """
@@ -115,9 +132,13 @@ def panel_of(datasets: Sequence[PartnerDataset], part: Part, *, train_items_alon
     partners: list[int] = []
     train_rows: list[int] = []
     sizes = [len(data) for data in datasets]
+    media: list[Items] = []
     for number, data in enumerate(datasets):
         held_out = _held_out(data, part)
-        for user in np.flatnonzero(np.diff(held_out.offsets)):
+        users = np.flatnonzero(np.diff(held_out.offsets))
+        if own:
+            media.append(own[number].take(torch.from_numpy(users)))
+        for user in users:
             wanted = held_out.of(int(user))
             history = trained = data.train.of(int(user))
             if part != "val":
@@ -136,6 +157,7 @@ def panel_of(datasets: Sequence[PartnerDataset], part: Part, *, train_items_alon
         rows=matrix_of(shown, n_items),
         train_rows_U=np.asarray(train_rows, dtype=np.int64),
         train_partner_A=np.repeat(np.arange(len(datasets)), sizes),
+        own=reduce(lambda first, more: more.behind(first), media) if media else None,
     )
 
 

@@ -1,8 +1,8 @@
 """Users to partners, and one partner-format folder to one folder per site.
 
 Laws: every user is at exactly one partner; partner names are folder-safe and unique; the same input gives the same
-partners. Sites hold interactions and users only: the catalogue (items and media) is public and stays where it is, its
-path is recorded in `workspace/catalogue.json`.
+partners. Sites hold interactions and users, with the users' own pictures: the catalogue (items and media) is public and
+stays where it is, its path is recorded in `workspace/catalogue.json`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmrec_model.data.columns import filled_text, text_values
+from mmrec_model.data.media import resolve_inside
 from mmrec_model.data.schema import DEFAULT_LIMITS, INTERACTIONS, ITEMS, SILO_PREFIX, USERS
 from mmrec_model.data.split_rules import SplitRule
 from mmrec_model.data.tables import RawTable, find_file, read_table
@@ -126,7 +128,8 @@ def write_sites(
 ) -> list[Path]:
     """Split a partner-format folder into `workspace/sites/<name>/data/`, one folder per partner.
 
-    Each site gets its own users' interactions and, where the source has them, its rows of the users table, as Parquet.
+    Each site gets its own users' interactions and, where the source has them, its rows of the users table, as Parquet,
+    with the pictures that they name.
     Interactions of users in no group reach no site.
 
     Args:
@@ -154,7 +157,9 @@ def write_sites(
         folder = workspace / "sites" / name / "data"
         _write_table(folder / "interactions.parquet", _rows_of(interactions, members))
         if users is not None:
-            _write_table(folder / "users.parquet", _rows_of(users, members))
+            own = _rows_of(users, members)
+            _copy_pictures(source, folder, own)
+            _write_table(folder / "users.parquet", own)
         folders.append(folder)
     record = json.dumps({"catalogue": str(source.resolve())}, indent=2) + "\n"
     write_atomically(workspace / CATALOGUE_FILE, record.encode())
@@ -207,6 +212,18 @@ def _check_groups(groups: Mapping[str, Sequence[str]]) -> None:
 def _rows_of(raw: RawTable, members: Sequence[str]) -> pa.Table:
     wanted = pa.array(members, pa.large_string())
     return raw.table.filter(pc.is_in(text_values(raw, "user_id"), value_set=wanted))
+
+
+def _copy_pictures(source: Path, folder: Path, users: pa.Table) -> None:
+    """Copy the users' pictures to the same places below `folder`; what leaves the source's folder is no picture."""
+    if "image" not in users.column_names:
+        return
+    root = source.resolve()
+    for cell in {str(cell) for cell in users.column("image").to_pylist() if cell}:
+        found = resolve_inside(root, cell)
+        if isinstance(found, Path):
+            (folder / cell).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(found, folder / cell)
 
 
 def _write_table(path: Path, table: pa.Table) -> None:

@@ -21,10 +21,11 @@ from mmrec_model.config import RunConfig
 from mmrec_model.errors import ModelError
 from mmrec_model.evaluation.ranking import Ranks, chance_level, paired_difference
 from mmrec_model.features.bundle import FeatureBundle
+from mmrec_model.model.items import Items
 from mmrec_model.model.recommender import RecommenderNetwork
 from mmrec_model.model.scope import trained_share
 from mmrec_model.model.scoring import encode_catalogue
-from mmrec_model.model.state import model_of_state
+from mmrec_model.model.state import model_of_state, state_of_rung
 from mmrec_model.planning import evaluation_event, pairs_event, plan_events, popularity_event, training_event
 from mmrec_model.privacy.accounting import epsilon
 from mmrec_model.privacy.events import PrivacyEvent, Relation, from_record, merge, to_record
@@ -44,13 +45,16 @@ from simulations.assessment import (
     metrics,
     model_ranks,
     of_partner,
+    own_media,
 )
 from simulations.head_assessment import assess_heads
+from simulations.ladder_record import ladder_record
 from simulations.progress import Progress
 from simulations.released_metrics import evaluation_records
 from simulations.run_record import (
     DataFacts,
     FeatureFacts,
+    LadderRecord,
     Metrics,
     ModalityFacts,
     ModelFacts,
@@ -140,6 +144,7 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
             test,
             trained,
             encode_catalogue(trained, items.with_prior(state[PRIOR])),
+            own_media(outcome.sites, outcome.config),
         ),
         rounds=_rounds(outcome, validation.sample(CURVE_USERS, outcome.config.seed), progress),
         evaluations=evaluation_records(
@@ -148,6 +153,7 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
             state,
             lambda arrays: model_ranks(outcome.config, items, validation, arrays | scorer_of(state)),
         ),
+        ladder=_ladder(outcome, items, validation, test, state),
         seconds={},
         privacy=_privacy(outcome),
         wall_seconds=0.0,
@@ -166,7 +172,7 @@ def _data(outcome: Outcome) -> DataFacts:
     for site in outcome.sites:
         data = site.dataset
         quarantined.update(data.report.quarantined)
-        interactions += len(data.train.items) + int((data.val >= 0).sum()) + int((data.test >= 0).sum())
+        interactions += len(data.train.items) + len(data.val_items.items) + len(data.test_items.items)
     quarantined.update(outcome.sites[0].dataset.catalogue.report.quarantined)
     known = (outcome.recipe.data / KNOWN_ANSWER).is_file()
     return DataFacts(
@@ -257,6 +263,22 @@ def _verdict(found: Ranks, floors: Mapping[str, Ranks], seed: int) -> Verdict:
     difference = paired_difference(found, floors[best], "ndcg_at_10", seed=seed)
     return Verdict(
         best_floor=best, metric="ndcg_at_10", difference=difference.mean, low=difference.low, high=difference.high
+    )
+
+
+def _ladder(outcome: Outcome, items: Items, validation: Panel, test: Panel, state: Arrays) -> LadderRecord:
+    """Every rung of the state before the gate, which may have exported less than was trained."""
+    config = outcome.config
+    store = CheckpointStore(outcome.coordinator / "rounds", config.digest)
+    last = store.newest()
+    if last is not None:
+        state = store.averaged(last, config.training.averaged_share).travelling | scorer_of(state)
+    return ladder_record(
+        config,
+        outcome.recipe.out,
+        lambda rung: model_ranks(config, items, test, state_of_rung(config, state, rung)),
+        lambda rung: model_ranks(config, items, validation, state_of_rung(config, state, rung)),
+        metrics,
     )
 
 

@@ -13,7 +13,7 @@ nothing.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -42,13 +42,14 @@ from mmrec_model.data.catalogue import open_catalogue
 from mmrec_model.data.categories import category_vocabulary
 from mmrec_model.data.dataset import open_partner
 from mmrec_model.data.split_rules import SplitRule
+from mmrec_model.data.users import read_user_columns
 from mmrec_model.encoders.registry import default_encoders
 from mmrec_model.errors import UsageError
 from mmrec_model.features.bundle import FeatureBundle, Progress, build_bundle
 from mmrec_model.features.signature import sign_bundle
 from mmrec_model.features.store import vector_store
 from mmrec_model.model.recommender import initial_state
-from mmrec_model.planning import adaptive_clipping, planned_learning_rate
+from mmrec_model.planning import adaptive_clipping, planned_learning_rate, planned_momentum
 from mmrec_model.storage import write_atomically
 from server.sites import coordinator_key, write_partners
 from simulations.hiding import hide_media
@@ -94,6 +95,7 @@ class Recipe:
         pairs: whether pairs of items may be released, where the federation is large enough for them.
         gate: metric by which the exported rung is chosen; None exports what was trained.
         split: how interactions are held out; None for what the data pins, else leave-last-out.
+        transform: from raw vectors to those of the bundle.
     """
 
     data: Path
@@ -115,6 +117,7 @@ class Recipe:
     pairs: bool = True
     gate: MetricName | None = "ndcg_at_10"
     split: SplitRule | None = None
+    transform: TransformConfig = field(default_factory=TransformConfig)
 
     @property
     def bundle_folder(self) -> Path:
@@ -135,13 +138,20 @@ def claim(out: Path, *, overwrite: bool) -> None:
             raise UsageError(f"{out} already holds a simulation", remedy="Name a new folder, or add --overwrite")
         for part in ("sites", "features", "coordinator", "model"):
             shutil.rmtree(out / part, ignore_errors=True)
-        for name in (MARKER, REASONS, "run.json", "report.html", "catalogue.json"):
+        for name in (MARKER, REASONS, "run.json", "report.html", "quality.json", "quality.html", "catalogue.json"):
             (out / name).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
 
 
 def model_with_heads(
-    data: Path, heads: Mapping[str, float], fusion: FusionName = "attention", tower: Tower = "attention"
+    data: Path,
+    heads: Mapping[str, float],
+    fusion: FusionName = "attention",
+    tower: Tower = "attention",
+    *,
+    cvr_loss: Literal["conditional", "esmm"] = "conditional",
+    ctr_scorer: Literal["bilinear", "deepfm"] = "bilinear",
+    user_media: Sequence[str] = (),
 ) -> ModelConfig:
     """The default model with this fusion and tower, these heads and their loss weights.
 
@@ -150,15 +160,44 @@ def model_with_heads(
         heads: loss weights by name.
         fusion: how the modalities of an item are fused.
         tower: how a history becomes a user vector.
+        cvr_loss: how the head `cvr` learns.
+        ctr_scorer: what scores a row for the head `ctr`.
+        user_media: the users' own media that the tower reads.
 
     Raises:
-        ConfigError: no such head, a weight that is not above 0, or fewer than two categories for that head.
-        DataError: the catalogue cannot be read.
+        ConfigError: no such head, a weight that is not above 0, fewer than two categories for that head, or a setting
+            that heads, fusion and tower would not read.
+        UsageError: no user has one of the media.
+        DataError: the catalogue or the users cannot be read.
     """
     values: dict[str, object] = {"fusion": fusion, "tower": tower, "heads": dict(heads)}
+    values |= {"cvr_loss": cvr_loss, "ctr_scorer": ctr_scorer, "user_media": list(user_media)}
     if "category" in heads:
         values["categories"] = list(category_vocabulary(open_catalogue(data).categories))
-    return parse_config(ModelConfig, values, source="the model")
+    model = parse_config(ModelConfig, values, source="the model")
+    _require_user_media(data, model.user_media)
+    return model
+
+
+def transform_with(impute: Literal["off", "vector", "present"], quarantine: float) -> TransformConfig:
+    """The default transform with this way of estimating missing vectors, and media judged where any may be taken out.
+
+    Args:
+        impute: as in `TransformConfig`.
+        quarantine: largest share of a medium's vectors made missing, 0 to 0.2.
+    """
+    values = {"impute": impute, "quality": quarantine > 0.0, "quarantine": quarantine}
+    return parse_config(TransformConfig, values, source="the transform")
+
+
+def _require_user_media(data: Path, user_media: Sequence[str]) -> None:
+    columns = read_user_columns(data) if user_media else {}
+    for medium in user_media:
+        if not any(values.get(medium) for values in columns.values()):
+            raise UsageError(
+                f"no user has a medium of the column {medium!r} in users.*",
+                remedy=f"Leave --user-media {medium} out, or give data in which users have one",
+            )
 
 
 def divide(recipe: Recipe) -> Groups:
@@ -178,16 +217,38 @@ def divide(recipe: Recipe) -> Groups:
 
 
 def encode(recipe: Recipe, progress: Progress | None = None) -> FeatureBundle:
-    """The workspace's feature bundle; encoders that learn from a catalogue learn from this one."""
-    return build_bundle(
+    """The workspace's feature bundle; encoders that learn from a catalogue learn from this one.
+
+    Raises:
+        UsageError: the transform estimates or judges media, and the catalogue gives it nothing to do.
+    """
+    bundle = build_bundle(
         hide_media(open_catalogue(recipe.data), recipe.hidden, recipe.seed),
         recipe.bundle_folder,
         encoders=recipe.encoders,
-        transform=TransformConfig(),
+        transform=recipe.transform,
         store=vector_store(),
         tokens=recipe.scope in ENCODER_SCOPES,
         progress=progress,
     )
+    _refuse_idle(recipe.transform, bundle)
+    return bundle
+
+
+def _refuse_idle(transform: TransformConfig, bundle: FeatureBundle) -> None:
+    """Refuse a transform that found nothing to estimate or nothing to judge."""
+    manifest = bundle.manifest
+    if transform.impute != "off" and not any(manifest["imputation"]["estimated"].values()):
+        raise UsageError(
+            f"impute is {transform.impute!r}, and no missing medium can be estimated from another one",
+            remedy="Leave --impute out: no item lacks a medium, or the catalogue has one medium alone",
+        )
+    judged = manifest.get("quality", {}).get("modalities", {}).values()
+    if transform.quarantine and not any("quarantined" in entry for entry in judged):
+        raise UsageError(
+            f"quarantine is {transform.quarantine}, and no medium can be judged by the others",
+            remedy="Leave --quarantine out: it needs items that have several media",
+        )
 
 
 def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
@@ -224,7 +285,8 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
         partners=len(groups),
         weights=sum(array.size for array in initial_state(config).values()),
     )
-    config = config.model_copy(update={"training": config.training.model_copy(update={"learning_rate": rate})})
+    planned = {"learning_rate": rate, "server_momentum": planned_momentum(config.training)}
+    config = config.model_copy(update={"training": config.training.model_copy(update=planned)})
     write_atomically(recipe.out / REASONS, "".join(f"{reason}\n" for reason in budget.reasons).encode())
     write_atomically(recipe.out / MARKER, (config.model_dump_json(indent=2) + "\n").encode())
     return config
@@ -243,14 +305,14 @@ def _model(recipe: Recipe, bundle: FeatureBundle, collaboration_weight: float) -
         "collaboration_weight": collaboration_weight,
         "scope": recipe.scope,
     }
-    text, digest = _text_encoder(recipe), bundle.tunable_encoder
+    text, digest = _encoder(recipe, "text"), bundle.tunable_encoder
     if text is not None and digest is not None:
         changes["text_encoder"] = TunedTextConfig(source=text.source, digest=digest, max_tokens=text.max_tokens)
     return ModelConfig.model_validate(dict(recipe.model) | changes)
 
 
-def _text_encoder(recipe: Recipe) -> EncoderConfig | None:
-    return next((encoder for encoder in recipe.encoders if encoder.modality == "text"), None)
+def _encoder(recipe: Recipe, modality: Modality) -> EncoderConfig | None:
+    return next((encoder for encoder in recipe.encoders if encoder.modality == modality), None)
 
 
 def _public_weights(model: ModelConfig, bundle: FeatureBundle) -> dict[Modality, float]:
@@ -267,7 +329,8 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
     """
     folders = write_sites(recipe.data, recipe.out, groups, recipe.split)
     private = config.privacy.mechanism != "none"
-    catalogue, text = open_catalogue(recipe.data), _text_encoder(recipe)
+    catalogue = open_catalogue(recipe.data)
+    text, image = _encoder(recipe, "text"), _encoder(recipe, "image")
     releases = len(config.evaluated_rounds)
     policy = Policy(
         max_epsilon=config.privacy.epsilon or 1.0,
@@ -295,6 +358,7 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
                 features="../../features" if recipe.features is None else str(recipe.features.resolve()),
                 users=len(open_partner(folder, catalogue=catalogue)),
                 text_encoder="embedded" if text is None else text.source,
+                image_encoder="embedded" if image is None else image.source,
                 coordinator_key=key.public.hexadecimal,
                 simulation_seed=recipe.seed,
             ),

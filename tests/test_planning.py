@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from mmrec_model.config import FeatureSpec, RunConfig, TrainingConfig
@@ -12,10 +13,12 @@ from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import ConfigError, PrivacyError
 from mmrec_model.planning import (
     EVALUATION_SHARE,
+    SETTLED,
     adaptive_clipping,
     plan_events,
     planned_evaluation,
     planned_learning_rate,
+    planned_momentum,
     popularity_event,
     private_plan,
 )
@@ -84,6 +87,21 @@ def test_more_partners_need_more_users_for_the_same_rate() -> None:
     few = planned_learning_rate(TRAINING, privacy, users=1000, partners=1, weights=3000)
     many = planned_learning_rate(TRAINING, privacy, users=1000, partners=9, weights=3000)
     assert many == pytest.approx(few / 3)
+
+
+@pytest.mark.parametrize("rounds", [1, 5, 20, 59, 60, 500])
+@pytest.mark.parametrize("curvature", [0.5, 1.0])
+def test_a_swing_of_the_momentum_has_died_when_the_run_ends(rounds: int, curvature: float) -> None:
+    momentum = planned_momentum(TrainingConfig(rounds=rounds))
+    round_ = np.array([[1.0 - curvature, momentum], [-curvature, momentum]])  # of (weight, velocity), best value 0
+    largest = np.abs(np.linalg.eigvals(round_)).max()
+    assert largest**rounds <= max(SETTLED, abs(1.0 - curvature - momentum) ** rounds) * (1 + 1e-6)
+
+
+def test_a_long_run_or_none_keeps_the_momentum_that_was_asked_for() -> None:
+    asked = TrainingConfig().server_momentum
+    assert [planned_momentum(TrainingConfig(rounds=rounds)) for rounds in (0, 60, 500)] == [asked] * 3
+    assert planned_momentum(TrainingConfig(rounds=5)) < 0.5 * asked
 
 
 EVALUATIONS = [

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmrec_model.config import PrivacyConfig, TrainingConfig
+from mmrec_model.config_ladder import CollaborationConfig
 from mmrec_model.data.catalogue import Catalogue, open_catalogue
 from mmrec_model.data.interactions import Interactions, read_interactions
 from mmrec_model.data.schema import DEFAULT_LIMITS, EVENTS, MEDIA, SILO_PREFIX, Limits
@@ -26,6 +28,11 @@ QUANTILES = (0, 10, 25, 50, 75, 90, 99, 100)
 FEW_USERS = 1000
 SMALL_SILO = 50
 """Users below which `mmrec simulate` merges a partner with others."""
+_CAPS = {
+    "pairs": int(CollaborationConfig().history),
+    "popularity": int(PrivacyConfig.model_fields["popularity_cap"].default),
+    "training": int(TrainingConfig().max_history),
+}
 _SHOWN_SILOS = 8
 _SHOWN_RATINGS = 11
 _LEAST_TEXT = 0.9
@@ -73,9 +80,27 @@ def describe_folder(folder: Path, *, now: float | None = None, limits: Limits = 
         "text_length": _text_lengths(catalogue),
         "silos": _silos(folder, rows.user_ids, limits),
         "split": _split(split),
+        "bounded": bounded_shares(np.diff(split.train.offsets)),
         "quarantined": report.quarantined,
     }
     return figures | {"warnings": list(_warnings(figures))}
+
+
+def bounded_shares(lengths_U: Ints) -> dict[str, list[float]]:
+    """What the bounds of the unit of privacy leave out, by release and activity group.
+
+    Args:
+        lengths_U: train items of each user.
+
+    Returns:
+        For each release with a bound (the defaults of a plan), the share of the train items of each quarter of the
+        users, the least active first, that the release cannot see.
+    """
+    quarters = [part for part in np.array_split(np.sort(lengths_U), 4) if part.sum()]
+    return {
+        name: [float(1.0 - np.minimum(part, cap).sum() / part.sum()) for part in quarters]
+        for name, cap in _CAPS.items()
+    }
 
 
 def _quantiles(values: Ints) -> dict[str, int]:
@@ -151,13 +176,15 @@ def _silos(folder: Path, user_ids: tuple[str, ...], limits: Limits) -> dict[str,
 
 
 def _split(split: Split) -> dict[str, int]:
-    tested = split.test[split.test >= 0]
+    validated, tested = (np.diff(part.offsets) > 0 for part in (split.val_items, split.test_items))
+    unseen = ~np.isin(split.test_items.items, split.train.items)
+    owners = np.repeat(np.arange(len(split.train)), np.diff(split.test_items.offsets))
     return {
         "train_rows": len(split.train.items),
-        "validation_users": int((split.val >= 0).sum()),
-        "test_users": len(tested),
-        "all_train_users": int(((split.val < 0) & (split.test < 0)).sum()),
-        "cold_test_users": int((~np.isin(tested, split.train.items)).sum()),
+        "validation_users": int(validated.sum()),
+        "test_users": int(tested.sum()),
+        "all_train_users": int((~validated & ~tested).sum()),
+        "cold_test_users": len(np.unique(owners[unseen])),
     }
 
 

@@ -44,6 +44,9 @@ def _rows(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for column, silo in figures["silos"].items():
         rest = f", {silo['unknown']:,} unknown" if silo["unknown"] else ""
         yield column, f"{silo['values']:,} values; largest {_counts(silo['largest'])}{rest}"
+    for name, shares in figures["bounded"].items():
+        beyond = " ".join(f"{share:.1%}" for share in shares)
+        yield f"unseen by {name}", f"{beyond} of train items, users by activity"
     split = figures["split"]
     yield "split", f"{split['train_rows']:,} train rows, {split['all_train_users']:,} users all train"
     cold = f"{split['cold_test_users']:,} of them items without train rows"

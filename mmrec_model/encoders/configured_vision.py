@@ -23,7 +23,8 @@ from mmrec_model.encoders.image import VisionNetwork
 from mmrec_model.encoders.interface import OWN_LICENCE, Recipe
 from mmrec_model.encoders.seeded import fill_seeded, state_digest
 
-_RESIDUAL_SCALE = 0.3
+RESIDUAL_SCALE = 0.3
+"""Of the second normalisation of a residual block: what the block adds stays smaller than what it passes on."""
 _SMALL_WIDTHS = (32, 64, 128)
 _NOTE = "random weights made by configuration: carries colour and texture, no meaning"
 
@@ -66,7 +67,7 @@ def configured_vision(size: int) -> VisionNetwork:
     fill_seeded(network, gain=2.0**0.5)
     with torch.no_grad():
         for block in network.stage:
-            block.bn2.weight.fill_(_RESIDUAL_SCALE)
+            block.bn2.weight.fill_(RESIDUAL_SCALE)
     return _squeezed(network, size, name="configured-resnet-stem", pool="mean+std of stem, stage 1")
 
 

@@ -8,6 +8,7 @@ break.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -23,6 +24,35 @@ CONTAINERS = "avi,flv,gif,matroska,mov,mpeg,mpegts,ogg"
 """Demuxers that read one file. Playlists (hls, concat) are refused: they would open other files and the network."""
 
 PixelArray = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Which frames of a film are read, in words.
+
+    Attributes:
+        count: how many.
+        stride: 0 for an even spread, else the distance between two of them.
+    """
+
+    count: int
+    stride: int
+
+    @property
+    def name(self) -> str:
+        """For an encoder's name."""
+        return f"{self.count}-frames" + (f"-{self.stride}-apart" if self.stride else "")
+
+    @property
+    def note(self) -> str:
+        """For an encoder's note."""
+        placed = f"every {self.stride}th from the beginning" if self.stride else "spread evenly"
+        return f"{self.count} frames, {placed}"
+
+    @property
+    def rule(self) -> str:
+        """For an encoder's recipe."""
+        return f"stride {self.stride}" if self.stride else "midpoints"
 
 
 def read_frames(path: Path, count: int, stride: int = 0) -> list[PixelArray]:

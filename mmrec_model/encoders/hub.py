@@ -120,6 +120,24 @@ def load_tokenizer(folder: Path) -> Any:
         ) from error
 
 
+def load_image_processor(folder: Path) -> Any:
+    """The transformers image processor of `folder`.
+
+    Raises:
+        EncoderError: damaged or missing files.
+    """
+    from transformers import AutoImageProcessor  # noqa: PLC0415 - seconds to import
+
+    try:
+        with quiet_transformers():
+            return AutoImageProcessor.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
+    except Exception as error:  # any type: a damaged file may fail in any layer of the library
+        raise EncoderError(
+            f"{folder.name} has no readable picture processor ({type(error).__name__})",
+            remedy="Give the folder of a published vision model, with preprocessor_config.json",
+        ) from error
+
+
 def freeze(network: nn.Module) -> nn.Module:
     """Evaluation mode and no gradients."""
     return network.eval().requires_grad_(requires_grad=False)

@@ -1,8 +1,11 @@
-"""Film to vectors: frames through the image encoder, then their mean or a recurrent network over time.
+"""Film to vectors: all frames through one network, or each through the image encoder and then a pool over time.
 
-    embedded, or any source of pictures   mean over the frames; their order does not matter
-    gru, lstm                             seeded recurrence over the embedded picture network
-    FOLDER of our own                     pretrained recurrence, over `FOLDER/image` or the embedded picture network
+    embedded                   a seeded network over space and time, which sees motion (`mmrec_model.encoders.motion`)
+    VideoMAE, folder or hub id a published one (`mmrec_model.encoders.film_models`)
+    frame-mean                 mean over the frames, through the embedded picture network; their order does not matter
+    any source of pictures     the same through that picture network
+    gru, lstm                  seeded recurrence over the embedded picture network
+    FOLDER of our own          pretrained recurrence, over `FOLDER/image` or the embedded picture network
 
 Which frames are read, `frames` and `stride`, is in the digest and in the name. Shapes: N films, B films of a batch,
 k frames, D width.
@@ -22,22 +25,27 @@ from torch import Tensor
 from mmrec_model.canonical import JsonValue
 from mmrec_model.config import EncoderConfig, Modality
 from mmrec_model.config_reader import parse_config
+from mmrec_model.encoders.clips import ClipEncoder
 from mmrec_model.encoders.decoding import Decoder
-from mmrec_model.encoders.films import MAX_FRAMES
-from mmrec_model.encoders.hub import freeze, place
+from mmrec_model.encoders.film_models import load_film_model, names_film_model
+from mmrec_model.encoders.films import MAX_FRAMES, Taken
+from mmrec_model.encoders.hub import freeze, place, resolve_folder
 from mmrec_model.encoders.image import ImageEncoder
 from mmrec_model.encoders.interface import OWN_LICENCE, Mask, Recipe, Vectors, at_precision, recipe_digest
 from mmrec_model.encoders.licence import published_licence
+from mmrec_model.encoders.motion import configured_motion
 from mmrec_model.encoders.network_folder import load_weights, names_network, read_card, save_network
 from mmrec_model.encoders.reading import Arrays, Reading
 from mmrec_model.encoders.recurrent import CELLS, RecurrentFilmEncoder, RecurrentSettings, pad_frames
 from mmrec_model.encoders.seeded import fill_seeded, state_digest
 from mmrec_model.encoders.streaming import Part, encode_parts
+from mmrec_model.encoders.torchvision_networks import PREFIX
 from mmrec_model.encoders.vision import load_image_encoder
 from mmrec_model.errors import EncoderError
 
 KIND = "recurrent-film"
 IMAGE_FOLDER = "image"
+FRAME_MEAN = "frame-mean"
 FramePool: TypeAlias = Callable[[list[Vectors]], Vectors]
 """Vectors [k_i, D] of the frames of each film to [N, dim]."""
 
@@ -60,13 +68,12 @@ class VideoEncoder:
     ) -> None:
         self._image, self._pool, self.dim, self.licence = image, pool, dim, licence
         self._films = max(1, config.batch_size // config.frames)
-        spacing = f"-{config.stride}-apart" if config.stride else ""
-        self.name = f"{config.frames}-frames{spacing}-{name}of-{image.name}"
-        placed = f"every {config.stride}th from the beginning" if config.stride else "spread evenly"
-        self.note = f"{name.rstrip('-') or 'mean'} of {config.frames} frames, {placed}; pictures: {image.note}"
+        taken = Taken(config.frames, config.stride)
+        self.name = f"{taken.name}-{name}of-{image.name}"
+        self.note = f"{name.rstrip('-') or 'mean'} of {taken.note}; pictures: {image.note}"
         self.recipe: Recipe = {
             "kind": "video", "image": image.digest, "frames": config.frames, "limit": MAX_FRAMES, "pool": recipe,
-            "spread": f"stride {config.stride}" if config.stride else "midpoints",
+            "spread": taken.rule,
         }  # fmt: skip
         self.digest = recipe_digest(self.recipe)
         reading = Reading("film", frames=config.frames, stride=config.stride)
@@ -109,23 +116,27 @@ class RecurrentPool:
         return vectors
 
 
-def load_video_encoder(config: EncoderConfig) -> VideoEncoder:
+def load_video_encoder(config: EncoderConfig) -> VideoEncoder | ClipEncoder:
     """The encoder that `config` names.
 
     Raises:
         EncoderError: the source or its image encoder cannot be loaded.
         ConfigError: a setting of a folder is outside its range.
     """
+    if config.source == "embedded":
+        return ClipEncoder(configured_motion(config.image_size), config)
     if config.source in CELLS:
         image = _image_encoder(config, "embedded")
         cell = next(cell for cell in CELLS if cell == config.source)
         network = RecurrentFilmEncoder(RecurrentSettings(cell=cell, width=image.dim))
         fill_seeded(network, gain=1.0)
         return _recurrent(image, network, config, name=f"configured-{cell}-", licence=OWN_LICENCE)
-    folder = Path(config.source).expanduser()
+    folder = _folder(config.source)
     if names_network(folder):
         return _from_folder(folder, config)
-    image = _image_encoder(config, config.source)
+    if names_film_model(folder):
+        return load_film_model(folder, config)
+    image = _image_encoder(config, "embedded" if config.source == FRAME_MEAN else config.source)
     return VideoEncoder(image, mean_pool, config, dim=image.dim, name="", recipe="mean", licence=image.licence)
 
 
@@ -173,6 +184,13 @@ def _recurrent(
     pool = RecurrentPool(network, config)
     both = ", ".join(dict.fromkeys([licence, image.licence]))
     return VideoEncoder(image, pool, config, dim=pool.dim, name=name, recipe=dict(pool.recipe), licence=both)
+
+
+def _folder(source: str) -> Path:
+    """Where a folder or a hub id of the form OWNER/NAME lies; a name of something else is no folder."""
+    folder = Path(source).expanduser()
+    is_hub_id = "/" in source and not folder.exists() and not source.startswith(PREFIX)
+    return resolve_folder(source) if is_hub_id else folder
 
 
 def _image_encoder(config: EncoderConfig, source: str) -> ImageEncoder:

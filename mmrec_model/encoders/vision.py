@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmrec_model.config import EncoderConfig
 from mmrec_model.config_types import Precision
 from mmrec_model.encoders.configured_vision import configured_vision, small_cnn
-from mmrec_model.encoders.hub import file_digests, freeze, load_network, quiet_transformers, resolve_folder
+from mmrec_model.encoders.hub import file_digests, freeze, load_image_processor, load_network, resolve_folder
 from mmrec_model.encoders.image import ImageEncoder, VisionNetwork
 from mmrec_model.encoders.interface import Recipe, recipe_digest
 from mmrec_model.encoders.licence import published_licence
@@ -48,19 +48,7 @@ def load_image_encoder(config: EncoderConfig) -> ImageEncoder:
 
 
 def _transformers_folder(folder: Path, dtype: Precision) -> VisionNetwork:
-    from transformers import AutoImageProcessor  # noqa: PLC0415 - seconds to import
-
-    network = load_network(folder, dtype)
-    try:
-        with quiet_transformers():
-            processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-                folder, local_files_only=True
-            )
-    except Exception as error:  # any type: a damaged file may fail in any layer of the library
-        raise EncoderError(
-            f"{folder.name} has no readable picture processor ({type(error).__name__})",
-            remedy="Give the folder of a published vision model, with preprocessor_config.json",
-        ) from error
+    network, processor = load_network(folder, dtype), load_image_processor(folder)
 
     def prepare(picture: Image.Image) -> Tensor:
         pixels_BCHW: Tensor = processor(images=picture, return_tensors="pt")["pixel_values"]

@@ -61,8 +61,14 @@ def load_word_encoder(config: EncoderConfig, catalogue: Sequence[str] | None) ->
         catalogue: the texts to fit on; a folder of a fitted encoder needs none.
 
     Raises:
-        EncoderError: no texts to fit on, unreadable or unsafe vectors, a pooling, or gensim is not installed.
+        EncoderError: no texts to fit on, unreadable or unsafe vectors, a pooling or number format, or gensim is not
+            installed.
     """
+    if config.dtype != "float32":
+        raise EncoderError(
+            f"dtype is {config.dtype}, but word vectors have no network and are always averaged in float32",
+            remedy="Leave dtype at float32, or name a transformer as source",
+        )
     if config.pooling != "auto":
         raise EncoderError(
             f"pooling {config.pooling!r} is asked of word vectors, which are averaged by their weights",

@@ -42,7 +42,7 @@ from simulations.scenarios.grid_record import (
     CellRecord,
     ColdRecord,
     Estimate,
-    LadderRecord,
+    CellLadder,
     Traffic,
 )
 from simulations.scenarios.interface import Cell
@@ -143,13 +143,13 @@ def user_order(datasets: Sequence[PartnerDataset], panel: Panel) -> Ints:
 
 def _ladder(
     done: Finished, items: Items, state: Arrays, systems: Systems, chosen: Systems, measures: Measures
-) -> LadderRecord:
+) -> CellLadder:
     """What the gate saw and chose, what it cost, and what every rung reaches."""
     config, panel = done.config, measures.panel(done.data, done.sites, "val")
     gate = next(event for event in done.events if event.get("event") == "gate")
     released = {} if gate["measured"] is None else gate["measured"]["metrics"]
     rungs = floor_ranks(config, items, panel, state) | upper_rung_ranks(config, items, panel, state)
-    return LadderRecord(
+    return CellLadder(
         rung=gate["rung"],
         released={name: Estimate(**mean) for name, mean in released.items()},
         spent=None

@@ -53,7 +53,7 @@ class ColdRecord(Strict):
     chance: Share
 
 
-class LadderRecord(Strict):
+class CellLadder(Strict):
     """The rungs of a cell whose partners compare them.
 
     Attributes:
@@ -109,7 +109,7 @@ class CellRecord(Strict):
     standard_errors: Metrics
     floors: dict[str, Metrics]
     verdict: Verdict
-    ladder: LadderRecord | None
+    ladder: CellLadder | None
     seconds: Amount
 
 

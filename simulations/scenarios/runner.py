@@ -165,7 +165,7 @@ def _found_rivals(  # noqa: PLR0917 - what a search is made of
     if scenario.rivals is None:
         return []
     wanted = scenario.rivals(shared.base)
-    field = Arena(
+    arena = Arena(
         wanted,
         shared.base.out / RIVALS,
         shared.base.out / _WORK / RIVALS,
@@ -174,7 +174,7 @@ def _found_rivals(  # noqa: PLR0917 - what a search is made of
         sha256_hex(f"{shared.data(wanted.recipe)} {whole.digest}".encode()),
     )
     with federation.one_thread():
-        return find_rivals(field, names, [shared.base.seed + repeat for repeat in range(seeds)], progress)
+        return find_rivals(arena, names, [shared.base.seed + repeat for repeat in range(seeds)], progress)
 
 
 def _encoded(base: Recipe, share: float, progress: Progress) -> FeatureBundle:

@@ -18,7 +18,7 @@ from mmrec_model.evaluation.ranking import Floats, Ranks, per_user
 from mmrec_model.evaluation.significance import holm, over_seeds, sign_flip_p
 from simulations.assessment import FLOORS
 from simulations.scenarios.cell_assessment import TRAIN_ITEMS_ALONE
-from simulations.scenarios.grid_record import EXPORTED, CellFile, Estimate, LadderRecord
+from simulations.scenarios.grid_record import EXPORTED, CellFile, Estimate, CellLadder
 from simulations.scenarios.interface import Evidence
 from simulations.scenarios.rival_record import RivalFile
 from simulations.scenarios.utility_goals import goals_of
@@ -79,7 +79,7 @@ def _place(rival: RivalFile) -> Place:
     return f"{rival.record.epsilon:g}", rival.record.noise or ""
 
 
-def _ladder(cell: CellFile) -> LadderRecord:
+def _ladder(cell: CellFile) -> CellLadder:
     """The rungs of a cell; every cell of this scenario has a gate."""
     if cell.record.ladder is None:
         raise DataError(f"the cell {cell.record.name} has no gate", remedy="Run it again with --overwrite")

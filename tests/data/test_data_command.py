@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from mmrec_model.data import cli
+from mmrec_model.data.description import bounded_shares
 from mmrec_model.errors import MmrecError, UsageError
 
 MAPPED = ("--map", "user=who", "--map", "item=what", "--map", "time=when", "--map", "rating=stars")
@@ -99,6 +101,7 @@ def test_describe_fits_one_screen_and_counts_what_is_there(run, small_partner: P
     assert figures["media"]["text"] == {"items": 1.0, "interactions": 1.0}
     assert figures["media"]["image"]["items"] == pytest.approx(19 / 24)
     assert figures["silos"]["silo_region"]["largest"] == {"north": 45, "south": 45}
+    assert figures["bounded"] == dict.fromkeys(("pairs", "popularity", "training"), [0.0] * 4)
     assert figures["split"] == {
         "train_rows": 270,
         "validation_users": 90,
@@ -155,3 +158,11 @@ def test_a_simulation_accepts_an_imported_folder_as_it_is(run, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "run" / "run.json").read_bytes())
     assert len(record["partners"]) == 2
+
+
+def test_the_bounds_leave_out_what_active_users_have_beyond_them() -> None:
+    shares = bounded_shares(np.array([40, 1, 30, 2, 10, 20, 5, 16]))
+    assert shares["pairs"] == pytest.approx([0.0, 0.0, 1 - 30 / 36, 1 - 30 / 70])
+    assert shares["popularity"] == pytest.approx([0.0, 0.0, 0.0, 1 - 40 / 70])
+    assert shares["training"] == pytest.approx([0.0, 0.0, 0.0, 1 - 62 / 70])
+    assert bounded_shares(np.zeros(8, dtype=np.int64)) == {"pairs": [], "popularity": [], "training": []}

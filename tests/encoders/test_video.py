@@ -38,9 +38,15 @@ def video_config(**changes: object) -> EncoderConfig:
     return EncoderConfig(modality="video", **{"image_size": 32, "frames": 4, **changes})
 
 
+def frame_mean(**changes: object) -> VideoEncoder:
+    found = load_video_encoder(video_config(source="frame-mean", **changes))
+    assert isinstance(found, VideoEncoder)
+    return found
+
+
 @pytest.fixture(scope="module")
 def encoder() -> VideoEncoder:
-    return load_video_encoder(video_config())
+    return frame_mean()
 
 
 def test_a_film_is_the_mean_of_its_frames_in_any_order(encoder: VideoEncoder, tmp_path: Path) -> None:
@@ -161,5 +167,63 @@ def test_frames_stride_and_the_image_encoder_are_part_of_the_digest(encoder: Vid
     others = [video_config(frames=5), video_config(image_size=64), video_config(stride=2), video_config(stride=3)]
     digests = {load_video_encoder(other).digest for other in others}
     assert len(digests | {encoder.digest}) == 5
-    assert load_video_encoder(video_config(stride=3)).name.startswith("4-frames-3-apart-of-")
+    assert frame_mean(stride=3).name.startswith("4-frames-3-apart-of-")
     assert encoder.name.startswith("4-frames-of-")
+
+
+def moving(path: Path, steps: Sequence[tuple[int, int]], brightness: Sequence[float] | None = None) -> Path:
+    """A white square on grey, at each of these places in turn."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 48, 48, "rgb24"
+        for number, (x, y) in enumerate(steps):
+            light = 1.0 if brightness is None else brightness[number]
+            picture = Image.new("RGB", (48, 48), tuple(round(light * 90) for _ in range(3)))
+            picture.paste(tuple(round(light * 250) for _ in range(3)), (x, y, x + 12, y + 12))
+            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        container.mux(stream.encode())
+    return path
+
+
+def test_the_embedded_encoder_tells_directions_that_no_pool_over_single_frames_can_tell(tmp_path: Path) -> None:
+    across = [(4 + 4 * step, 18) for step in range(8)]
+    ways = {"right": across, "left": across[::-1], "down": [(y, x) for x, y in across]}
+    again = [(x + 2, y + 3) for x, y in across]
+    films = {name: moving(tmp_path / f"{name}.mov", steps) for name, steps in ways.items()}
+    films["again"] = moving(tmp_path / "again.mov", again)
+    sees, means = (
+        dict(zip(films, load_video_encoder(config).encode(list(films.values()))[0], strict=True))
+        for config in (
+            video_config(frames=8, image_size=96),
+            video_config(frames=8, image_size=96, source="frame-mean"),
+        )
+    )
+    same = np.linalg.norm(sees["right"] - sees["again"])
+    for other in ("left", "down"):
+        assert np.linalg.norm(sees["right"] - sees[other]) > 3 * same
+    assert np.linalg.norm(means["right"] - means["left"]) < 1e-4 * np.linalg.norm(means["right"])
+
+
+def test_the_embedded_encoder_tells_dawn_from_dusk(tmp_path: Path) -> None:
+    light = np.linspace(0.3, 1.0, 8)
+    still = [(18, 18)] * 8
+    dawn, dusk = moving(tmp_path / "dawn.mov", still, light), moving(tmp_path / "dusk.mov", still, light[::-1])
+    vectors, ok = load_video_encoder(video_config(frames=8)).encode([dawn, dusk])
+    assert ok.all()
+    assert np.linalg.norm(vectors[0] - vectors[1]) > 0.05 * np.linalg.norm(vectors[0])
+
+
+def test_a_short_film_has_a_vector_of_its_own_whatever_shares_its_batch(tmp_path: Path) -> None:
+    short, long = film(tmp_path / "short.mov", COLOURS[:2]), film(tmp_path / "long.mov", COLOURS, each=2)
+    seen = load_video_encoder(video_config())
+    together, ok = seen.encode([short, long, tmp_path / "absent.mov"])
+    twice = seen.encode([film(tmp_path / "twice.mov", COLOURS[:2], each=2)])[0]
+    assert ok.tolist() == [True, True, False]
+    np.testing.assert_allclose(seen.encode([short])[0][0], together[0], atol=1e-5)
+    np.testing.assert_allclose(twice[0], together[0], atol=1e-5)
+
+
+def test_the_embedded_encoder_reads_image_size_frames_and_stride() -> None:
+    changes = [{}, {"image_size": 64}, {"frames": 5}, {"stride": 2}, {"dtype": "bfloat16"}]
+    assert len({load_video_encoder(video_config(**change)).digest for change in changes}) == len(changes)
+    assert load_video_encoder(video_config()).digest == load_video_encoder(video_config(batch_size=1)).digest

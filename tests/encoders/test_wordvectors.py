@@ -152,6 +152,8 @@ def test_what_cannot_be_fitted_is_refused(tmp_path: Path) -> None:
         load_encoder(config(str(written(tmp_path / "a.txt"))), catalogue=["blau"])
     with pytest.raises(EncoderError, match="pooling"):
         load_encoder(config(pooling="cls"), catalogue=TEXTS)
+    with pytest.raises(EncoderError, match="dtype is bfloat16"):
+        load_encoder(config(dtype="bfloat16"), catalogue=TEXTS)
     written(tmp_path / "b.bin")
     with pytest.raises(EncoderError, match="2 files"):
         load_encoder(config(str(tmp_path)), catalogue=TEXTS)

@@ -13,9 +13,10 @@ import torch
 from mmrec_model.config import EncoderConfig
 from mmrec_model.encoders.attested import CARD
 from mmrec_model.encoders.registry import load_encoder
-from mmrec_model.errors import DataError, UsageError
+from mmrec_model.errors import DataError, EncoderError, UsageError
 from mmrec_model.pretraining.alignment import retrieval
 from mmrec_model.pretraining.corpus import read_corpus
+from mmrec_model.pretraining.loop import STAGE
 from mmrec_model.pretraining.masked_features import MaskedFeatureObjective
 from mmrec_model.pretraining.run import run_pretraining
 from mmrec_model.pretraining.settings import PretrainingSettings
@@ -25,12 +26,16 @@ BASES = {"text": "embedded", "image": "embedded"}
 HELD_OUT = 0.25
 
 
-def run(data: Path, out: Path, **more: Any) -> Path:
+def settings(**more: Any) -> PretrainingSettings:
     chosen: dict[str, Any] = {
         "task": "masked-feature", "width": 16, "held_out": HELD_OUT, "epochs": 20, "learning_rate": 1e-2,
         "bases": BASES,
     }  # fmt: skip
-    run_pretraining(data, out, PretrainingSettings(**(chosen | more)), overwrite=False, progress=lambda *_: None)
+    return PretrainingSettings(**(chosen | more))
+
+
+def run(data: Path, out: Path, **more: Any) -> Path:
+    run_pretraining(data, out, settings(**more), overwrite=False, progress=lambda *_: None)
     return out
 
 
@@ -82,6 +87,34 @@ def test_the_folders_hold_a_space_in_which_media_of_one_item_are_near(predicting
 
 def test_the_same_seed_gives_the_same_card(predicting: Path, catalogue: Path, tmp_path: Path) -> None:
     assert (run(catalogue, tmp_path / "again") / CARD).read_bytes() == (predicting / CARD).read_bytes()
+
+
+def test_a_stopped_training_goes_on_to_the_same_folder_and_other_settings_are_refused(
+    predicting: Path, catalogue: Path, tmp_path: Path
+) -> None:
+    class Stop(Exception):
+        pass
+
+    resumed: list[int] = []
+
+    def stop_in_the_middle(stage: str, done: int, total: int, _unreadable: int) -> None:
+        if stage == STAGE and done > total // 2:
+            raise Stop
+
+    def count(stage: str, done: int, _total: int, _unreadable: int) -> None:
+        if stage == STAGE:
+            resumed.append(done)
+
+    out = tmp_path / "again"
+    with pytest.raises(Stop):
+        run_pretraining(catalogue, out, settings(), overwrite=False, progress=stop_in_the_middle)
+    assert not out.exists()
+    with pytest.raises(EncoderError, match="other settings"):
+        run(catalogue, out, epochs=21)
+    run_pretraining(catalogue, out, settings(), overwrite=False, progress=count)
+    assert resumed[0] > resumed[-1] // 4
+    assert (out / CARD).read_bytes() == (predicting / CARD).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again"]
 
 
 def test_a_prediction_never_reads_what_is_hidden() -> None:

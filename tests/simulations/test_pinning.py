@@ -45,3 +45,16 @@ def test_a_rule_replaces_what_the_source_pins_and_impressions_stay_without_a_par
     write_partner(tmp_path / "source", interactions=rows, items=items)
     (folder,) = write_sites(tmp_path / "source", tmp_path / "run", {"one": ["u"]}, SplitRule())
     assert pq.read_table(folder / "interactions.parquet")["loo"].to_pylist() == ["train", "val", "test", None]
+
+
+def test_a_history_ends_before_what_is_asked_for(small_partner: Path) -> None:
+    data = open_partner(small_partner, split=SplitRule.parse("user-time:0.2,0.4+cold:0.1"))
+    for part, known in (("val", ("train",)), ("test", ("train", "val_items")), ("cold", ("train", "val_items"))):
+        panel = panel_of([data], part)  # type: ignore[arg-type]
+        wanted = getattr(data, f"{part}_items")
+        users = [user for user in range(len(data)) if len(wanted.of(user))]
+        assert len(users) == panel.task.users > 0
+        for row, user in enumerate(users):
+            history = [item for name in known for item in getattr(data, name).of(user).tolist()]
+            assert panel.histories[row].tolist() == history
+            assert panel.task.of(row).tolist() == wanted.of(user).tolist()

@@ -21,6 +21,7 @@ from client.app import app as client_app
 from client.site import Site
 from mmrec_model.canonical import canonical_json
 from mmrec_model.config import ModelConfig, PrivacyConfig, RunConfig, TrainingConfig
+from mmrec_model.data.split_rules import SplitRule
 from mmrec_model.data.writing import write_partner
 from mmrec_model.evaluation.partner_quality import gains
 from mmrec_model.evaluation.ranking import Ranks, chance_level, per_user, ranking_metrics, standard_errors
@@ -30,7 +31,7 @@ from mmrec_model.protocol import PRIOR, Arrays
 from server.app import coordinate
 from simulations.assessment import baseline_ranks, floor_ranks, model_ranks
 from simulations.loopback import LoopbackGrid
-from simulations.panels import Panel, matrix_of, panel_of
+from simulations.panels import Panel, Part, matrix_of, panel_of
 from simulations.workspace import Recipe, found
 
 N, WIDTH, NAMES, EACH = 60, 8, ("be", "fr", "nl"), 110
@@ -78,7 +79,7 @@ def public(folder: Path, taste: Taste, *, shuffled: bool = False, names: Sequenc
 class Federation:
     """A workspace of enrolled sites that trains over the loopback grid, without noise so that runs can be compared."""
 
-    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+    def __init__(self, folder: Path, names: Sequence[str], split: SplitRule | None = None) -> None:
         self.out, self.names = folder / "run", names
         self.out.mkdir()
         (self.out / "features").symlink_to(folder / "features")
@@ -96,7 +97,8 @@ class Federation:
         )
         (self.out / "plan.json").write_text(self.config.model_dump_json())
         groups = {name: [f"{name}-{user}" for user in range(EACH)] for name in names}
-        found(Recipe(folder / "data", self.out, 16.0, 1e-4, 11, self.config.training), groups, self.config)
+        recipe = Recipe(folder / "data", self.out, 16.0, 1e-4, 11, self.config.training, split=split)
+        found(recipe, groups, self.config)
 
     def train(self, *answering: str) -> Arrays:
         """The final state when these partners take part."""
@@ -108,8 +110,8 @@ class Federation:
     def sites(self) -> list[Site]:
         return [Site.open(self.out / "sites" / name) for name in self.names]
 
-    def panel(self) -> Panel:
-        return panel_of([site.dataset for site in self.sites], "test")
+    def panel(self, part: Part = "test") -> Panel:
+        return panel_of([site.dataset for site in self.sites], part)
 
     def ranks(self, panel: Panel, state: Arrays) -> Ranks:
         return model_ranks(self.config, self.sites[0].items, panel, state)
@@ -182,3 +184,19 @@ def test_with_the_federation_off_a_partner_has_what_it_would_have_alone(trained:
     ranks_off, ranks_alone = off.ranks(panel, state_off), alone.ranks(panel, state_alone)
     (gain,) = gains(ranks_off, ranks_alone, panel.partner_U, "ndcg_at_10").values()
     assert (gain.mean, gain.error) == (0.0, 0.0)
+
+
+def test_items_held_out_on_purpose_are_in_no_training_and_content_alone_finds_them(tmp_path: Path) -> None:
+    rule = SplitRule.parse("user-time:0.2,0.4+cold:0.2,1")
+    federation = Federation(public(tmp_path, by_content), NAMES, rule)
+    state = federation.train()
+    cold, test = federation.panel("cold"), federation.panel()
+    assert np.diff(test.task.offsets).max() > 1
+    held_out = np.unique(cold.task.flat_targets)
+    assert len(held_out) == round(0.2 * N)
+    assert not cold.counts_N[held_out].any()
+    assert not np.isin(test.task.flat_targets, held_out).any()
+    level = {**state, PRIOR: np.zeros(N, dtype=np.float32)}  # a popularity prior buries what nobody has touched
+    assert min(deviations(federation.ranks(cold, level)).values()) > 5
+    for name, ranks in baseline_ranks(cold).items():
+        assert per_user(ranks, "recall_at_10").mean() < chance_level(ranks)["recall_at_10"], name
