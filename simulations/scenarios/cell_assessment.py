@@ -39,10 +39,10 @@ from simulations.record import final_state, spent_epsilon
 from simulations.run_record import Metrics, Verdict
 from simulations.scenarios.grid_record import (
     EXPORTED,
+    CellLadder,
     CellRecord,
     ColdRecord,
     Estimate,
-    CellLadder,
     Traffic,
 )
 from simulations.scenarios.interface import Cell

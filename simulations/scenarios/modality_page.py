@@ -13,8 +13,8 @@ from markupsafe import Markup
 from mmrec_model.config import MODALITIES, Modality
 from simulations.report import page_environment
 from simulations.report_numbers import four, plain_delta, signed
-from simulations.scenarios.modality_figures import heat_map, hidden_name, subset_name
 from simulations.scenarios.grid_record import Estimate
+from simulations.scenarios.modality_figures import heat_map, hidden_name, subset_name
 from simulations.scenarios.modality_record import AnswerRecord, Contribution, Entry, ModalityGrid
 
 

@@ -109,9 +109,7 @@ class Task:
         return range(first, first + (1 if self.epsilon is None else NOISE_SEEDS))
 
 
-def find_rivals(
-    arena: Arena, names: Sequence[str] | None, seeds: Sequence[int], progress: Progress
-) -> list[RivalFile]:
+def find_rivals(arena: Arena, names: Sequence[str] | None, seeds: Sequence[int], progress: Progress) -> list[RivalFile]:
     """Find what is wanted and was not found yet; what was found before counts in any case.
 
     Args:
@@ -169,7 +167,9 @@ def _searched(task: Task, arena: Arena, progress: Progress) -> RivalFile:
     started = time.monotonic()
     choice = search(task.grid, arena.validation, arena.items, list(task.seeds(arena)), _steps(progress))
     trials = [
-        TrialRecord.model_validate({"settings": trial.settings, "ndcg_at_10": trial.metrics["ndcg_at_10"]}, strict=False)
+        TrialRecord.model_validate(
+            {"settings": trial.settings, "ndcg_at_10": trial.metrics["ndcg_at_10"]}, strict=False
+        )
         for trial in choice.record.trials
     ]
     record = RivalRecord(

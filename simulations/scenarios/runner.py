@@ -233,6 +233,9 @@ def _run(cell: Cell, shared: Shared, measures: Measures) -> CellFile:
     started = time.monotonic()
     recipe, bundle = shared.recipe(cell), shared.bundles[cell.recipe.hidden]
     shutil.rmtree(recipe.out, ignore_errors=True)
+    recipe.out.mkdir(parents=True)
+    # The coordinator reads the bundle in its own workspace; all cells have the same.
+    (recipe.out / "features").symlink_to(recipe.bundle_folder)
     config = plan(recipe, bundle, shared.groups(recipe))
     sites = found(recipe, shared.groups(recipe), config)
     federation.train(federation.Prepared(recipe, config, bundle, sites), "loopback", _silent, federation.Stopwatch())
@@ -242,7 +245,7 @@ def _run(cell: Cell, shared: Shared, measures: Measures) -> CellFile:
     kept = CellFile(inputs=_inputs(shared, recipe, config), record=record, test_ranks=ranks)
     write_record(kept, _file(shared.base.out, cell))
     shutil.rmtree(recipe.out)
-    return kept
+    return read_cell(_file(shared.base.out, cell))
 
 
 def _grid(  # noqa: PLR0917 - the parts of the file

@@ -16,9 +16,10 @@ import numpy as np
 from mmrec_model.errors import DataError
 from mmrec_model.evaluation.ranking import Floats, Ranks, per_user
 from mmrec_model.evaluation.significance import holm, over_seeds, sign_flip_p
+from mmrec_model.ladder import TRAINED
 from simulations.assessment import FLOORS
 from simulations.scenarios.cell_assessment import TRAIN_ITEMS_ALONE
-from simulations.scenarios.grid_record import EXPORTED, CellFile, Estimate, CellLadder
+from simulations.scenarios.grid_record import EXPORTED, CellFile, CellLadder, Estimate
 from simulations.scenarios.interface import Evidence
 from simulations.scenarios.rival_record import RivalFile
 from simulations.scenarios.utility_goals import goals_of
@@ -28,6 +29,10 @@ METRIC: Final = "ndcg_at_10"
 RECALL: Final = "recall_at_10"
 DP_POPULARITY: Final = "popularity_dp (all of epsilon)"
 """The rival that spends the whole price on popularity; the floor of the same name spends the plan's share."""
+SYSTEMS: Final = (EXPORTED, *FLOORS.values(), "pairs", "collaboration", TRAINED)
+"""What a cell ranks, from what was exported over the floors to what was trained."""
+RUNGS: Final = (*FLOORS, "pairs", "collaboration", TRAINED)
+"""The same without what was exported, as the gate calls them."""
 WIDTH: Final = 1.96
 """Standard errors on each side of a 95 % interval."""
 
@@ -88,8 +93,7 @@ def _ladder(cell: CellFile) -> CellLadder:
 
 def _entries(place: Place, files: Sequence[CellFile]) -> list[SystemEntry]:
     """What was exported, and every rung."""
-    names = [name for name in files[0].test_ranks if name != TRAIN_ITEMS_ALONE]
-    return [_entry(place, name, files) for name in names]
+    return [_entry(place, name, files) for name in SYSTEMS if name in files[0].test_ranks]
 
 
 def _entry(place: Place, name: str, files: Sequence[CellFile]) -> SystemEntry:
@@ -136,7 +140,7 @@ def _rung(place: Place, files: Sequence[CellFile]) -> Rung:
         noise=place[1],
         exported=dict(Counter(ladder.rung for ladder in ladders)),
         pairs=ladders[0].pairs,
-        released=ladders[0].released,
+        released={rung: ladders[0].released[rung] for rung in RUNGS if rung in ladders[0].released},
         spent=max(spent, default=None),
         traffic={
             wave: max((ladder.traffic[wave] for ladder in ladders if wave in ladder.traffic), key=lambda one: one.up)
@@ -148,7 +152,13 @@ def _rung(place: Place, files: Sequence[CellFile]) -> Rung:
 def _cold(place: Place, files: Sequence[CellFile], *, held_out: bool) -> Cold:
     """Of the first seed: what differs between seeds is noise, what is uncertain is the users."""
     ladder = _ladder(files[0])
-    return Cold(epsilon=place[0], noise=place[1], held_out=held_out, rung=ladder.rung, systems=ladder.cold)
+    return Cold(
+        epsilon=place[0],
+        noise=place[1],
+        held_out=held_out,
+        rung=ladder.rung,
+        systems={name: ladder.cold[name] for name in SYSTEMS if name in ladder.cold},
+    )
 
 
 def _tests(places: Mapping[Place, Sequence[CellFile]], popularity: Mapping[Place, RivalFile]) -> list[PairedTest]:

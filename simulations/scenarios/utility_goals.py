@@ -72,10 +72,7 @@ def _cold_items(cold: Sequence[Cold], noise: str) -> Goal:
 
 def _messages(rungs: Sequence[Rung], noise: str) -> Goal:
     sizes = [
-        max(bytes_.up, bytes_.down)
-        for rung in rungs
-        for wave, bytes_ in rung.traffic.items()
-        if wave not in ONE_ROUND
+        max(bytes_.up, bytes_.down) for rung in rungs for wave, bytes_ in rung.traffic.items() if wave not in ONE_ROUND
     ]
     largest = max(sizes, default=None)
     return Goal(

@@ -1,5 +1,189 @@
-from simulations.scenarios.utility_record import UtilityGrid
+"""The page of a grid of prices: goals, one figure, every system at every price, tests, and what was not measured.
+
+Every number stands in `grid.json`. What is not certain is said as plainly as what is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from simulations.report import page_environment
+from simulations.report_numbers import four, human_bytes, plain_delta, with_error
+from simulations.scenarios.grid_record import EXPORTED, Estimate
+from simulations.scenarios.rival_record import RivalRecord
+from simulations.scenarios.utility_figures import label, utility_figure
+from simulations.scenarios.utility_findings import SYSTEMS
+from simulations.scenarios.utility_goals import ONE_ROUND
+from simulations.scenarios.utility_record import Rung, SystemEntry, UtilityGrid
+
+NOISES = {
+    "central": "One draw of noise over all users: one partner holds them all. This is exactly what secure aggregation "
+    "with distributed noise would give; the product does not have secure aggregation yet",
+    "local": "Each partner draws its own noise, as the product does today",
+}
+_UNPRICED = {"popularity_dp": "popularity_bounded", "dpals": "als"}
+"""Rival with a price -> the same method without one."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system, its places by epsilon, None where it was not measured."""
+
+    label: str
+    places: list[Estimate | None]
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """All systems with one place of the noise."""
+
+    title: str
+    epsilons: list[str]
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """What the gate did at one price, and what it cost, for reading."""
+
+    epsilon: str
+    noise: str
+    exported: str
+    released: str
+    spent: float | None
+    pairs: int
+    statistics: str
+    others: int
+
+
 def render_utility(record: UtilityGrid) -> str:
-    return ""
+    """The page as HTML text."""
+    found = record.findings
+    return (
+        page_environment()
+        .get_template("utility.html.j2")
+        .render(
+            grid=record,
+            lede=lede(record),
+            noises=" ".join(f"{name.capitalize()}: {text}." for name, text in NOISES.items()),
+            tables=tables(record),
+            plain=[one for one in found.systems if one.kind == "rival" and one.epsilon is None],
+            gates=[_gate_row(rung) for rung in found.rungs],
+            cold=[one for one in found.cold if EXPORTED in one.systems],
+            cold_systems=[name for name in SYSTEMS if any(name in one.systems for one in found.cold)],
+            limits=limits(record),
+            label=label,
+            settings=settings,
+            # The drawing escapes what it shows; everything else is escaped by the engine.
+            figure=Markup(utility_figure(record)),  # noqa: S704
+        )
+    )
+
+
+def tables(record: UtilityGrid) -> list[Table]:
+    """One table per place of the noise: what was exported, its rungs, and the private rivals."""
+    systems = record.findings.systems
+    epsilons = list(dict.fromkeys(one.epsilon for one in systems if one.kind == "exported" and one.epsilon))
+    result = []
+    for noise in dict.fromkeys(one.noise for one in systems if one.kind == "exported"):
+        here = [one for one in systems if one.noise == noise]
+        rows = []
+        for kind, name in dict.fromkeys((one.kind, one.system) for one in here):
+            places = {one.epsilon: one for one in here if (one.kind, one.system) == (kind, name)}
+            if kind == "rival":
+                plain = _UNPRICED.get(name, name)
+                places |= {"inf": one for one in systems if one.kind == "rival" and one.system == plain}
+            shown = f"{label(name)} (whole price)" if (kind, name) == ("rival", "popularity_dp") else label(name)
+            rows.append(_row(shown, places, epsilons, own=kind == "exported"))
+            if kind == "exported":
+                alone = [places[epsilon].train_items_alone if epsilon in places else None for epsilon in epsilons]
+                rows.append(Row("the same, train items alone as input", alone))
+        result.append(Table(NOISES[noise or "local"], epsilons, rows))
+    return result
+
+
+def _row(name: str, places: dict[str | None, SystemEntry], epsilons: Sequence[str], *, own: bool) -> Row:
+    return Row(name, [places[epsilon].ndcg if epsilon in places else None for epsilon in epsilons], own)
+
+
+def _gate_row(rung: Rung) -> GateRow:
+    waves = {wave: max(one.up, one.down) for wave, one in rung.traffic.items() if wave not in ONE_ROUND}
+    statistics = [
+        f"{wave} {human_bytes(rung.traffic[wave].up)} up, {human_bytes(rung.traffic[wave].down)} down"
+        for wave in sorted(ONE_ROUND & set(rung.traffic))
+    ]
+    return GateRow(
+        epsilon="none" if rung.epsilon == "inf" else rung.epsilon,
+        noise=rung.noise,
+        exported=", ".join(f"{label(name)} ({count})" for name, count in rung.exported.items()),
+        released="; ".join(f"{label(name)} {with_error(one.value, one.error)}" for name, one in rung.released.items()),
+        spent=rung.spent,
+        pairs=rung.pairs,
+        statistics="; ".join(statistics) or "none",
+        others=max(waves.values(), default=0),
+    )
+
+
+def lede(record: UtilityGrid) -> str:
+    """The grid in one sentence or two."""
+    own = [one for one in record.findings.systems if one.kind == "exported"]
+    parts = []
+    for noise in dict.fromkeys(one.noise for one in own):
+        figures = ", ".join(
+            f"{four(one.ndcg.value)} {'without privacy' if one.epsilon == 'inf' else f'at ε {one.epsilon}'}"
+            for one in own
+            if one.noise == noise
+        )
+        parts.append(f"{noise} noise {figures}")
+    ease = next((one for one in record.findings.systems if one.system == "ease"), None)
+    beside = "" if ease is None else f" EASE without privacy reaches {four(ease.ndcg.value)}."
+    return f"Exported models, ndcg@10 — {'; '.join(parts)}.{beside}"
+
+
+def limits(record: UtilityGrid) -> list[str]:
+    """What the figures do not say."""
+    missing = record.cells_in_grid - len(record.cells)
+    seeds = (
+        f"One seed ({record.seed}): another one draws other noise, and ± does not contain that."
+        if record.seeds == 1
+        else f"Up to {record.seeds} seeds from {record.seed} on; ± is over users and seeds."
+    )
+    training = (
+        "Nothing was trained: the pairs of items get what popularity and the gate leave."
+        if record.rounds == 0
+        else f"{record.rounds} training rounds took a part of the budget from the pairs."
+    )
+    found = [
+        seeds,
+        training,
+        "At test time every system sees the user's train and validation items; where it says “train items alone”, "
+        "the train items. The two must not be compared with each other.",
+        "Rivals are chosen by exact validation figures, and so are rivals with a price, at no price. The exported rung "
+        "is chosen by a released figure whose price is part of ε.",
+        f"δ is {plain_delta(record.delta)}; ε is per user and partner, for one user's whole data. Each cell is priced "
+        "as if the others did not exist.",
+        "Cold items were measured with the first seed alone.",
+    ]
+    return found + ([f"{missing} of {record.cells_in_grid} cells have not been run."] if missing else [])
+
+
+def settings(one: RivalRecord) -> str:
+    """The chosen configuration but for what its price says: `l2 300`."""
+    chosen = one.trials[one.chosen].settings
+    told = {name: value for name, value in chosen.items() if name not in {"epsilon", "delta", "noise"}}
+    return ", ".join(f"{name} {value}" for name, value in told.items()) or "nothing to choose"
+
+
 def summary(record: UtilityGrid) -> list[str]:
-    return []
+    """Lines for the screen: what was exported, and the goals."""
+    lines = [
+        f"ε {one.epsilon}, {one.noise} noise: ndcg@10 {with_error(one.ndcg.value, one.ndcg.error)}"
+        for one in record.findings.systems
+        if one.kind == "exported"
+    ]
+    states = [goal.met for goal in record.findings.goals]
+    return [*lines, f"goals: {states.count(True)} met, {states.count(False)} missed, {states.count(None)} not measured"]
