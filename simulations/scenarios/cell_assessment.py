@@ -89,6 +89,11 @@ class Finished:
     data: str
 
     @property
+    def items(self) -> Items:
+        """The catalogue as the cell's model reads it."""
+        return self.sites[0].items.only(self.config.model_dims)
+
+    @property
     def events(self) -> list[dict[str, Any]]:
         """What the coordinator noted."""
         return list(read_journal(self.recipe.out / "coordinator" / "run.jsonl"))
@@ -96,8 +101,7 @@ class Finished:
 
 def assess_cell(done: Finished, measures: Measures) -> tuple[CellRecord, dict[str, list[int]]]:
     """The record of a cell but for its seconds, and the ranks of its systems by user."""
-    config, state = done.config, final_state(done.recipe.out)
-    items = done.sites[0].items.only(config.model_dims)
+    config, state, items = done.config, final_state(done.recipe.out), done.items
     test, validation = (measures.panel(done.data, done.sites, part) for part in ("test", "val"))
     ranks = model_ranks(config, items, test, state)
     floors = measures.floors_of(done.data, config, items, test, state)
@@ -109,8 +113,8 @@ def assess_cell(done: Finished, measures: Measures) -> tuple[CellRecord, dict[st
     ladder = None
     if config.gate.metric is not None:
         systems |= {**floors, **upper_rung_ranks(config, items, test, state)}
-        systems[TRAIN_ITEMS_ALONE] = _train_items_alone(done, items, state)
-        ladder = _ladder(done, items, state, systems, {EXPORTED: chosen}, measures)
+        systems[TRAIN_ITEMS_ALONE] = _train_items_alone(done, state)
+        ladder = _ladder(done, state, systems, {EXPORTED: chosen}, measures)
     rounds = [event for event in done.events if event.get("event") == "round"]
     rejected: Counter[str] = Counter()
     for event in rounds:
@@ -141,11 +145,9 @@ def user_order(datasets: Sequence[PartnerDataset], panel: Panel) -> Ints:
     return np.argsort(ids_A[panel.train_rows_U])
 
 
-def _ladder(
-    done: Finished, items: Items, state: Arrays, systems: Systems, chosen: Systems, measures: Measures
-) -> CellLadder:
+def _ladder(done: Finished, state: Arrays, systems: Systems, chosen: Systems, measures: Measures) -> CellLadder:
     """What the gate saw and chose, what it cost, and what every rung reaches."""
-    config, panel = done.config, measures.panel(done.data, done.sites, "val")
+    config, items, panel = done.config, done.items, measures.panel(done.data, done.sites, "val")
     gate = next(event for event in done.events if event.get("event") == "gate")
     released = {} if gate["measured"] is None else gate["measured"]["metrics"]
     rungs = floor_ranks(config, items, panel, state) | upper_rung_ranks(config, items, panel, state)
@@ -159,14 +161,14 @@ def _ladder(
         traffic=_traffic(done.events),
         validation=all_metrics({**chosen, **rungs}),
         test=all_metrics(systems),
-        cold=_cold(done, items, state, systems, measures),
+        cold=_cold(done, state, systems, measures),
     )
 
 
-def _train_items_alone(done: Finished, items: Items, state: Arrays) -> Ranks:
+def _train_items_alone(done: Finished, state: Arrays) -> Ranks:
     """The exported model under the published convention."""
     shown = panel_of([site.dataset for site in done.sites], "test", train_items_alone=True)
-    return model_ranks(done.config, items, shown, state)
+    return model_ranks(done.config, done.items, shown, state)
 
 
 def _traffic(events: Sequence[Mapping[str, Any]]) -> dict[str, Traffic]:
@@ -181,9 +183,9 @@ def _traffic(events: Sequence[Mapping[str, Any]]) -> dict[str, Traffic]:
     return waves
 
 
-def _cold(done: Finished, items: Items, state: Arrays, systems: Systems, measures: Measures) -> dict[str, ColdRecord]:
+def _cold(done: Finished, state: Arrays, systems: Systems, measures: Measures) -> dict[str, ColdRecord]:
     """Items that nobody trained on: a panel of its own where the cell holds some out, else those that happen to be."""
-    config = done.config
+    config, items = done.config, done.items
     if done.recipe.split is not None and done.recipe.split.cold_share:
         panel = measures.panel(done.data, done.sites, "cold")
         if not panel.histories:

@@ -56,7 +56,7 @@ _WORK = "work"
 
 @dataclass
 class Shared:
-    """What cells have in common: feature bundles by share of hidden media, and the partners by how users are divided."""
+    """What cells have in common: bundles by share of hidden media, and partners by how users are divided."""
 
     base: Recipe
     bundles: dict[float, FeatureBundle] = field(default_factory=dict)

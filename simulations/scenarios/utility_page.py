@@ -5,25 +5,27 @@ Every number stands in `grid.json`. What is not certain is said as plainly as wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from simulations.report import page_environment
-from simulations.report_numbers import four, human_bytes, plain_delta, with_error
-from simulations.scenarios.grid_record import EXPORTED, Estimate
+from simulations.report_numbers import four, plain_delta, with_error
+from simulations.scenarios.grid_record import EXPORTED, Estimate, Traffic
 from simulations.scenarios.rival_record import RivalRecord
 from simulations.scenarios.utility_figures import label, utility_figure
-from simulations.scenarios.utility_findings import SYSTEMS
+from simulations.scenarios.utility_findings import RUNGS, SYSTEMS
 from simulations.scenarios.utility_goals import ONE_ROUND
-from simulations.scenarios.utility_record import Rung, SystemEntry, UtilityGrid
+from simulations.scenarios.utility_record import Goal, Rung, SystemEntry, UtilityGrid
 
 NOISES = {
     "central": "One draw of noise over all users: one partner holds them all. This is exactly what secure aggregation "
     "with distributed noise would give; the product does not have secure aggregation yet",
     "local": "Each partner draws its own noise, as the product does today",
 }
+ENOUGH_USERS = 30
+"""Users with a cold item from which on the page shows a figure; `grid.json` has all."""
 _UNPRICED = {"popularity_dp": "popularity_bounded", "dpals": "als"}
 """Rival with a price -> the same method without one."""
 
@@ -53,10 +55,11 @@ class GateRow:
     epsilon: str
     noise: str
     exported: str
-    released: str
+    released: Mapping[str, Estimate]
     spent: float | None
     pairs: int
-    statistics: str
+    pairs_up: int
+    scorer_down: int
     others: int
 
 
@@ -72,8 +75,11 @@ def render_utility(record: UtilityGrid) -> str:
             noises=" ".join(f"{name.capitalize()}: {text}." for name, text in NOISES.items()),
             tables=tables(record),
             plain=[one for one in found.systems if one.kind == "rival" and one.epsilon is None],
+            goals=goal_rows(record),
+            goal_noises=list(dict.fromkeys(goal.noise for goal in found.goals)),
             gates=[_gate_row(rung) for rung in found.rungs],
-            cold=[one for one in found.cold if EXPORTED in one.systems],
+            gate_rungs=[name for name in RUNGS if any(name in rung.released for rung in found.rungs)],
+            cold=[one for one in found.cold if one.systems[EXPORTED].users >= ENOUGH_USERS],
             cold_systems=[name for name in SYSTEMS if any(name in one.systems for one in found.cold)],
             limits=limits(record),
             label=label,
@@ -82,6 +88,14 @@ def render_utility(record: UtilityGrid) -> str:
             figure=Markup(utility_figure(record)),  # noqa: S704
         )
     )
+
+
+def goal_rows(record: UtilityGrid) -> list[list[Goal]]:
+    """The goals, each with one entry per place of the noise."""
+    rows: dict[str, list[Goal]] = {}
+    for goal in record.findings.goals:
+        rows.setdefault(goal.text, []).append(goal)
+    return list(rows.values())
 
 
 def tables(record: UtilityGrid) -> list[Table]:
@@ -96,7 +110,8 @@ def tables(record: UtilityGrid) -> list[Table]:
             places = {one.epsilon: one for one in here if (one.kind, one.system) == (kind, name)}
             if kind == "rival":
                 plain = _UNPRICED.get(name, name)
-                places |= {"inf": one for one in systems if one.kind == "rival" and one.system == plain}
+                free = [one for one in systems if one.kind == "rival" and one.system == plain]
+                places |= {"inf": free[0]} if free else {}
             shown = f"{label(name)} (whole price)" if (kind, name) == ("rival", "popularity_dp") else label(name)
             rows.append(_row(shown, places, epsilons, own=kind == "exported"))
             if kind == "exported":
@@ -111,20 +126,17 @@ def _row(name: str, places: dict[str | None, SystemEntry], epsilons: Sequence[st
 
 
 def _gate_row(rung: Rung) -> GateRow:
-    waves = {wave: max(one.up, one.down) for wave, one in rung.traffic.items() if wave not in ONE_ROUND}
-    statistics = [
-        f"{wave} {human_bytes(rung.traffic[wave].up)} up, {human_bytes(rung.traffic[wave].down)} down"
-        for wave in sorted(ONE_ROUND & set(rung.traffic))
-    ]
+    none = Traffic(up=0, down=0)
     return GateRow(
         epsilon="none" if rung.epsilon == "inf" else rung.epsilon,
         noise=rung.noise,
         exported=", ".join(f"{label(name)} ({count})" for name, count in rung.exported.items()),
-        released="; ".join(f"{label(name)} {with_error(one.value, one.error)}" for name, one in rung.released.items()),
+        released=rung.released,
         spent=rung.spent,
         pairs=rung.pairs,
-        statistics="; ".join(statistics) or "none",
-        others=max(waves.values(), default=0),
+        pairs_up=rung.traffic.get("pairs", none).up,
+        scorer_down=rung.traffic.get("scorer", none).down,
+        others=max((max(one.up, one.down) for wave, one in rung.traffic.items() if wave not in ONE_ROUND), default=0),
     )
 
 
@@ -157,17 +169,19 @@ def limits(record: UtilityGrid) -> list[str]:
         if record.rounds == 0
         else f"{record.rounds} training rounds took a part of the budget from the pairs."
     )
-    found = [
-        seeds,
-        training,
-        "At test time every system sees the user's train and validation items; where it says “train items alone”, "
-        "the train items. The two must not be compared with each other.",
+    conventions = (
+        "At test time every system sees the user's train and validation items; where it says “train items alone”, the "
+        "train items. The two must not be compared with each other."
+    )
+    choice = (
         "Rivals are chosen by exact validation figures, and so are rivals with a price, at no price. The exported rung "
-        "is chosen by a released figure whose price is part of ε.",
+        "is chosen by a released figure whose price is part of ε."
+    )
+    price = (
         f"δ is {plain_delta(record.delta)}; ε is per user and partner, for one user's whole data. Each cell is priced "
-        "as if the others did not exist.",
-        "Cold items were measured with the first seed alone.",
-    ]
+        "as if the others did not exist."
+    )
+    found = [seeds, training, conventions, choice, price, "Cold items were measured with the first seed alone."]
     return found + ([f"{missing} of {record.cells_in_grid} cells have not been run."] if missing else [])
 
 
