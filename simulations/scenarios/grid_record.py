@@ -164,17 +164,17 @@ def write_record(record: Strict, path: Path) -> None:
     write_atomically(path, f"{text}\n".encode())
 
 
-def read_grid(path: Path, findings: type[FindingsT]) -> GridRecord[FindingsT]:
+def read_grid(path: Path, kind: type[GridRecord[FindingsT]]) -> GridRecord[FindingsT]:
     """Read `path`, or `grid.json` in it if it is a folder.
 
     Args:
         path: where.
-        findings: class of the scenario's findings.
+        kind: class of the scenario's record.
 
     Raises:
         DataError: absent, not JSON, or not of the schema.
     """
-    return read_record(GridRecord[findings], path / GRID_FILE if path.is_dir() else path)  # type: ignore[valid-type]
+    return read_record(kind, path / GRID_FILE if path.is_dir() else path)
 
 
 def read_cell(path: Path) -> CellFile:

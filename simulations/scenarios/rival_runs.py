@@ -119,19 +119,28 @@ def find_rivals(arena: Arena, names: Sequence[str] | None, seeds: Sequence[int],
         progress: told about rivals and configurations.
 
     Raises:
-        UsageError: no such rival, or a finished one that was found from something else.
+        UsageError: a finished rival was found from something else.
     """
-    tasks = list(_tasks(arena))
-    known = sorted({task.name for task in tasks})
-    unknown = sorted(set(names or ()) - set(known))
-    if unknown:
-        raise UsageError(f"there is no rival {unknown[0]!r} for this catalogue", remedy=f"Use some of {known} or none")
-    wanted = [task for task in tasks if names is None or task.name in names or (arena.folder / task.file).is_file()]
+    wanted = [
+        task for task in _tasks(arena) if names is None or task.name in names or (arena.folder / task.file).is_file()
+    ]
     files = []
     for done, task in enumerate(wanted):
         progress("rivals", done, len(wanted))
         files.append(_found(task, arena, seeds, progress))
     return files
+
+
+def refuse_unknown(arena: Arena, names: Sequence[str] | None) -> None:
+    """Tell early.
+
+    Raises:
+        UsageError: a name that no rival has, or one of a rival that cannot run on this catalogue.
+    """
+    known = sorted({task.name for task in _tasks(arena)})
+    unknown = sorted(set(names or ()) - set(known))
+    if unknown:
+        raise UsageError(f"there is no rival {unknown[0]!r} for this catalogue", remedy=f"Use some of {known} or none")
 
 
 def _tasks(arena: Arena) -> Iterator[Task]:

@@ -45,7 +45,7 @@ from simulations.scenarios.grid_record import (
 )
 from simulations.scenarios.interface import Cell, Evidence, Scenario, select
 from simulations.scenarios.rival_record import RivalFile
-from simulations.scenarios.rival_runs import Arena, find_rivals
+from simulations.scenarios.rival_runs import Arena, find_rivals, refuse_unknown
 from simulations.synthetic.answer import FILE_NAME, KnownAnswer
 from simulations.workspace import MARKER, Recipe, divide, encode, found, plan
 
@@ -127,14 +127,16 @@ def run_grid(
         progress: told about every encoded item, every cell and every rival.
 
     Raises:
-        UsageError: a filter that fits no cell, or a finished cell that was made from something else.
+        UsageError: a filter that fits no cell, an unknown rival, or a finished cell that was made from something else.
         MmrecError: a cell failed.
     """
     shared = Shared(base)
-    shared.groups(base if scenario.rivals is None else scenario.rivals(base).recipe)
     whole = _encoded(base, 0.0, progress)
     cells = scenario.cells(base, whole.modalities, seeds)
     _refuse_strangers(base.out, cells)
+    arena = _arena(scenario, shared, whole)
+    if arena is not None:
+        refuse_unknown(arena, rivals)
     chosen = {cell.name for cell in select(cells, only)}
     wanted = [cell for cell in cells if cell.name in chosen or _file(base.out, cell).is_file()]
     for share in dict.fromkeys(cell.recipe.hidden for cell in wanted):
@@ -145,7 +147,9 @@ def run_grid(
         progress("cells", done, len(wanted))
         files.append(_finished(cell, shared) or _run(cell, shared, measures))
     progress("cells", len(wanted), len(wanted))
-    found = _found_rivals(scenario, shared, whole, rivals, seeds, progress)
+    with federation.one_thread():
+        numbers = range(base.seed, base.seed + seeds)
+        found = [] if arena is None else find_rivals(arena, rivals, numbers, progress)
     shutil.rmtree(base.out / _WORK, ignore_errors=True)
     record = _grid(scenario, shared, files, found, (len(cells), seeds), (command, name))
     write_record(record, base.out / GRID_FILE)
@@ -153,19 +157,12 @@ def run_grid(
     return record
 
 
-def _found_rivals(  # noqa: PLR0917 - what a search is made of
-    scenario: Scenario[FindingsT],
-    shared: Shared,
-    whole: FeatureBundle,
-    names: Sequence[str] | None,
-    seeds: int,
-    progress: Progress,
-) -> list[RivalFile]:
-    """The rivals that the scenario wants, found now or before."""
+def _arena(scenario: Scenario[FindingsT], shared: Shared, whole: FeatureBundle) -> Arena | None:
+    """Where the scenario's rivals are found; None where it has none."""
     if scenario.rivals is None:
-        return []
+        return None
     wanted = scenario.rivals(shared.base)
-    arena = Arena(
+    return Arena(
         wanted,
         shared.base.out / RIVALS,
         shared.base.out / _WORK / RIVALS,
@@ -173,8 +170,6 @@ def _found_rivals(  # noqa: PLR0917 - what a search is made of
         whole,
         sha256_hex(f"{shared.data(wanted.recipe)} {whole.digest}".encode()),
     )
-    with federation.one_thread():
-        return find_rivals(arena, names, [shared.base.seed + repeat for repeat in range(seeds)], progress)
 
 
 def _encoded(base: Recipe, share: float, progress: Progress) -> FeatureBundle:
