@@ -148,6 +148,7 @@ def test_the_tables_numbers_are_those_of_the_cells(
 def test_tests_are_paired_and_adjusted(record: UtilityGrid, cells: dict[tuple[str, str, str], CellFile]) -> None:
     tests = {(one.epsilon, one.noise, one.other): one for one in record.findings.tests}
     assert len(tests) == 3 * 3 + 1, "three floors each, and the rival popularity where it has that price"
+    assert max(test.p_holm for test in tests.values()) > max(test.p for test in tests.values())
     for (epsilon, noise, other), test in tests.items():
         assert test.p <= test.p_holm
         if other == "free_content":
