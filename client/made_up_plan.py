@@ -43,6 +43,7 @@ _PLACES, _NEGATIVES, _ITEMS, _WIDTH, _WITNESS = 4, 6, 25, 5, 8
 _FEEDBACK, _CATEGORIES, _DROPOUT = 5, ("a", "b", "c"), 0.4
 _HIDDEN, _DEEP, _RANK = 4, 2, 2
 _WORDS, _LONGEST_TEXT, _ENCODER_WIDTH = 12, 4, 8
+_PAIRS_WEIGHT = 0.3
 _UNREADABLE = _ITEMS - 1
 
 
@@ -58,6 +59,7 @@ class PlanShape:
         loss: of the ranking.
         dropout: whether modalities are hidden.
         adaptive: whether the count of adaptive clipping is released too.
+        pairs: whether the score reads released pairs of items.
     """
 
     fusion: FusionName = "attention"
@@ -73,6 +75,7 @@ class PlanShape:
     loss: RankingLoss = "sampled_softmax"
     dropout: bool = False
     adaptive: bool = False
+    pairs: bool = False
 
     @classmethod
     def of(cls, config: RunConfig) -> PlanShape:
@@ -92,6 +95,7 @@ class PlanShape:
             loss=config.training.loss,
             dropout=config.training.modality_dropout > 0.0,
             adaptive=config.privacy.clipping == "adaptive",
+            pairs=config.collaboration.items > 0,
         )
 
     @property
@@ -104,6 +108,7 @@ class PlanShape:
         return ModelConfig(
             hidden=_HIDDEN,
             trained_dims=_HIDDEN,
+            collaboration_weight=_PAIRS_WEIGHT if self.pairs else 0.0,
             fusion=self.fusion,
             fusion_layers=self.layers,
             decision_weights=self.decision_weights,
@@ -128,6 +133,9 @@ def made_up_model(shape: PlanShape) -> Witnessed:
         with torch.no_grad():
             for weight in model.parameters():
                 weight.add_(0.3 * torch.randn(weight.shape))
+        if model.pairs_scorer is not None:
+            selected = torch.arange(0, _ITEMS, 2)
+            model.pairs_scorer.load(selected, torch.randn(len(selected), len(selected)))
     model.train()
     return Witnessed(model, _WITNESS)
 

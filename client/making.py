@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from client import witness
 from client.charge import committed_event
@@ -40,8 +42,7 @@ def _make_popularity(site: Site, reserve: Record, config: RunConfig, _state: Arr
 
 
 def _make_update(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
-    place = f"{reserve.text('run_id')}/{reserve.whole('round')}/{reserve.whole('attempt')}"
-    noise = site.noise(f"train/{place}")
+    noise = site.noise(f"train/{_place(reserve)}")
     trained = train_round(
         config,
         site.items,
@@ -66,20 +67,9 @@ def _make_update(site: Site, reserve: Record, config: RunConfig, state: Arrays) 
 
 
 def _make_metrics(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
-    place = f"{reserve.text('run_id')}/{reserve.whole('round')}/{reserve.whole('attempt')}"
-    noise = site.noise(f"evaluate/{place}")
-    sums = measure(
-        config,
-        site.items,
-        site.dataset,
-        state,
-        noise,
-        encoder_source=site.config.text_encoder,
-        own=site.parts_of(config).own_media(),
-    )
-    event = committed_event(config, noise_multiplier=config.evaluation.noise_multiplier, steps=None)
-    bound = _bound(event, metrics_sensitivity(config.evaluation))
-    return Finished({METRICS: sums}, event, 1, _rng(config, noise.source), bound)
+    asked = config.evaluation
+    made = _Measured(METRICS, measure, asked.noise_multiplier, metrics_sensitivity(asked))
+    return _measured(site, reserve, config, state, made)
 
 
 def _make_pairs(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
@@ -90,8 +80,23 @@ def _make_pairs(site: Site, reserve: Record, config: RunConfig, state: Arrays) -
 
 
 def _make_comparison(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
-    noise = site.noise(f"compare/{reserve.text('run_id')}/{reserve.whole('attempt')}")
-    sums = compare(
+    made = _Measured(COMPARED, compare, config.gate.noise_multiplier, comparison_sensitivity(config))
+    return _measured(site, reserve, config, state, made)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A release of noised sums over the users' validation items: its array, how it is computed, noise and bound."""
+
+    name: str
+    compute: Callable[..., npt.NDArray[np.float32]]
+    noise_multiplier: float
+    bound: float
+
+
+def _measured(site: Site, reserve: Record, config: RunConfig, state: Arrays, made: _Measured) -> Finished:
+    noise = site.noise(f"{reserve.text('kind')}/{_place(reserve)}")
+    sums = made.compute(
         config,
         site.items,
         site.dataset,
@@ -100,9 +105,13 @@ def _make_comparison(site: Site, reserve: Record, config: RunConfig, state: Arra
         encoder_source=site.config.text_encoder,
         own=site.parts_of(config).own_media(),
     )
-    event = committed_event(config, noise_multiplier=config.gate.noise_multiplier, steps=None)
-    bound = _bound(event, comparison_sensitivity(config))
-    return Finished({COMPARED: sums}, event, 1, _rng(config, noise.source), bound)
+    event = committed_event(config, noise_multiplier=made.noise_multiplier, steps=None)
+    return Finished({made.name: sums}, event, 1, _rng(config, noise.source), _bound(event, made.bound))
+
+
+def _place(reserve: Record) -> str:
+    """What makes the noise of a round and an attempt its own."""
+    return f"{reserve.text('run_id')}/{reserve.whole('round')}/{reserve.whole('attempt')}"
 
 
 def _bound(event: PrivacyEvent, value: float) -> float | None:

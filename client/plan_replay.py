@@ -28,15 +28,16 @@ FLAT: Final = StepPlan(max_grad_norm=0.5, noise_multiplier=1.0, expected_users=3
 ADAPTIVE: Final = replace(FLAT, count_noise=1.0)
 _REACHED = 0.99
 _DEPTHS: Final[dict[FusionName, int]] = {"concat": 2, "transformer": 2}
-_FULL: Final = PlanShape(heads=HEADS, ctr_scorer="deepfm", dropout=True, adaptive=True)
+_FULL: Final = PlanShape(heads=HEADS, ctr_scorer="deepfm", dropout=True, adaptive=True, pairs=True)
 """Everything at once that goes with every fusion."""
 
 FAMILIES: Final[dict[str, PlanShape]] = {
     "a default plan": PlanShape(),
+    "pairs of items": PlanShape(pairs=True),
     **{f"fusion {name}": replace(_FULL, fusion=name, layers=_DEPTHS.get(name, 1)) for name in get_args(FusionName)},
     "public decision weights": PlanShape(fusion="decision", decision_weights="public"),
     "local decision weights": PlanShape(fusion="decision", decision_weights="local", dropout=True, adaptive=True),
-    "tower sequence": PlanShape(tower="sequence", dropout=True, adaptive=True),
+    "tower sequence": PlanShape(tower="sequence", dropout=True, adaptive=True, pairs=True),
     "tower sequence, own media": PlanShape(tower="sequence", user_media=("text", "image")),
     "own media": replace(_FULL, user_media=("text", "image")),
     "loss bpr": PlanShape(loss="bpr", heads=HEADS, adaptive=True),

@@ -25,7 +25,7 @@ class CollaborationConfig(Strict):
     items: Annotated[int, Field(ge=0, le=8192)] = 0
     history: Annotated[int, Field(ge=2, le=512)] = 15
     noise_multiplier: NonNegative = 0.0
-    noise_penalty: NonNegative = 2.0
+    noise_penalty: NonNegative = 3.0
 
 
 class GateConfig(Strict):

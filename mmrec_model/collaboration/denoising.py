@@ -39,7 +39,7 @@ class Denoised:
 
     Attributes:
         pairs_MM: symmetric.
-        remaining: spectral size of the error that is left, an upper estimate; 0 without noise.
+        remaining: spectral size of the error that is left, if the model of the pairs holds; 0 without noise.
         kept: mean share of an entry's deviation from independence that was kept, 0..1.
     """
 

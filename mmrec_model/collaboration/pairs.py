@@ -53,7 +53,8 @@ def sum_pairs(histories: Iterable[Ints], place_N: Ints, *, items: int, last: int
         places = place_N[history]
         places = places[places >= 0][-last:]
         if places.size:
-            np.add.at(total_T, *_contribution(places, items))
+            where, added = _contribution(places, items)
+            total_T[where] += added
     return total_T
 
 
@@ -71,9 +72,12 @@ def unpack(triangle_T: npt.NDArray[np.floating], items: int) -> Floats:
 
 
 def _contribution(places: Ints, items: int) -> tuple[Ints, Floats]:
-    """Where one user's triangle is not zero, and what it is there."""
+    """Where one user's triangle is not zero, and what it is there.
+
+    The length is that of the numbers that are added, so the bound holds for a history with repetitions too.
+    """
     first, second = np.triu_indices(places.size)
-    weights = nearness(np.abs(first - second).astype(np.float64))
     row, column = np.minimum(places[first], places[second]), np.maximum(places[first], places[second])
-    where = row * items - row * (row - 1) // 2 + column - row
-    return where, weights * (BOUND / math.sqrt(float(weights @ weights)))
+    where, pair = np.unique(row * items - row * (row - 1) // 2 + column - row, return_inverse=True)
+    weights = np.bincount(pair, nearness((second - first).astype(np.float64))).astype(np.float64)
+    return where.astype(np.int64), weights * (BOUND / math.sqrt(float(weights @ weights)))

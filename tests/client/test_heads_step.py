@@ -39,9 +39,8 @@ def made_up() -> tuple[nn.Module, Items, HistoryBatch]:
     """The self-test's model with all heads and DeepFM, in float64, and its readable users."""
     shape = PlanShape(heads=HEADS, ctr_scorer="deepfm")
     model, catalogue, batch = made_up_model(shape).double(), made_up_catalogue(shape), made_up_users(shape)
-    wide = Items(
-        {name: rows.double() for name, rows in catalogue.vectors.items()}, catalogue.present_M, catalogue.prior.double()
-    )
+    vectors = {name: rows.double() for name, rows in catalogue.vectors.items()}
+    wide = replace(catalogue, vectors=vectors, prior=catalogue.prior.double())
     readable = select_users(batch, torch.arange(count_users(batch) - 1))
     return model, wide, readable
 

@@ -177,7 +177,7 @@ def test_metrics_are_reserved_before_they_are_computed_and_committed_before_they
         raise DataError("user 17 is odd", remedy="Mend it")
 
     with monkeypatch.context() as patch:
-        patch.setitem(release._MAKERS, Kind.EVALUATE, fail)
+        patch.setitem(release.MAKERS, Kind.EVALUATE, fail)
         reply = answer(site, Kind.EVALUATE, *make_request(2, plan=evaluated)).reply
     assert (reply.refusal, "17" in reply.refusal_text) == ("site", False)
     assert '"kind":"evaluate"' in seen[0]

@@ -14,7 +14,9 @@ from client.made_up_plan import PlanShape, made_up_catalogue, made_up_model, mad
 from client.plan_replay import FAMILIES, replay_plan, shows_bound
 from client.training import GRADIENTS, user_loss
 from mmrec_model.config import HEADS, MODALITIES, ModelConfig, RunConfig, TunedTextConfig
+from mmrec_model.config_ladder import CollaborationConfig
 from mmrec_model.errors import PrivacyError
+from mmrec_model.model.pair_scorer import PairScorer
 
 NUMBERS = {
     "hidden",
@@ -33,7 +35,7 @@ NUMBERS = {
 """Fields of the model that size or scale what others choose."""
 RANKING_ALONE = {"decision_rule", "decision_votes"}
 """Training uses the weighted sum whatever they are."""
-NAMED_OTHERWISE = {"fusion_layers": "layers", "text_encoder": "trains_encoder"}
+NAMED_OTHERWISE = {"fusion_layers": "layers", "text_encoder": "trains_encoder", "collaboration_weight": "pairs"}
 
 
 def test_every_setting_of_a_model_that_chooses_code_is_part_of_its_shape() -> None:
@@ -84,7 +86,7 @@ class LoudLayer:
         return gradients_by_name(self.name).clipped_sum(model, user_loss, batch, 2.0 * max_grad_norm)
 
 
-@pytest.mark.parametrize("name", ["fusion gated", "tower sequence", "own media", "scope lora"])
+@pytest.mark.parametrize("name", ["fusion gated", "tower sequence", "own media", "scope lora", "pairs of items"])
 def test_a_step_that_bounds_a_user_by_too_much_is_caught_in_a_family(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +94,19 @@ def test_a_step_that_bounds_a_user_by_too_much_is_caught_in_a_family(
     report = replay_plan(FAMILIES[name])
     assert not shows_bound(report)
     assert report.measured > 1.5 * report.limit
+
+
+def test_pairs_that_are_scored_with_the_histories_of_others_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scorer that adds what the users of the batch have in common to every user's term."""
+    real = PairScorer.forward
+
+    def mixed(scorer, history, visible_BTK, scored, **rest):
+        term = real(scorer, history, visible_BTK, scored, **rest)
+        return term + term.mean(0, keepdim=True)
+
+    monkeypatch.setattr(PairScorer, "forward", mixed)
+    with pytest.raises(PrivacyError, match="among others"):
+        replay_plan(FAMILIES["pairs of items"])
 
 
 def test_own_media_that_meet_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +139,8 @@ def test_the_shape_of_a_plan_is_read_off_its_settings(config: RunConfig) -> None
     training = config.training.model_copy(update={"loss": "bpr", "modality_dropout": 0.01})
     privacy = config.privacy.model_copy(update={"clipping": "adaptive", "clip_count_noise": 2.0})
     features = config.features.model_copy(update={"dims": dims})
-    asked = config.model_copy(update={"model": model, "training": training, "privacy": privacy, "features": features})
+    parts = {"model": model, "training": training, "privacy": privacy, "features": features}
+    asked = config.model_copy(update=parts | {"collaboration": CollaborationConfig(items=5, noise_multiplier=1.0)})
     assert PlanShape.of(asked) == PlanShape(
         fusion="transformer",
         layers=2,
@@ -137,6 +153,7 @@ def test_the_shape_of_a_plan_is_read_off_its_settings(config: RunConfig) -> None
         loss="bpr",
         dropout=True,
         adaptive=True,
+        pairs=True,
     )
     assert set(HEADS) >= set(PlanShape.of(asked).heads)
     assert shows_bound(replay_plan(PlanShape.of(asked)))
