@@ -16,7 +16,7 @@ from simulations.scenarios.grid_record import EXPORTED, Estimate, Traffic
 from simulations.scenarios.rival_record import RivalRecord
 from simulations.scenarios.utility_figures import label, utility_figure
 from simulations.scenarios.utility_findings import RUNGS, SYSTEMS
-from simulations.scenarios.utility_goals import ONE_ROUND
+from simulations.scenarios.utility_goals import COLD_EPSILON, ONE_ROUND
 from simulations.scenarios.utility_record import Goal, Rung, SystemEntry, UtilityGrid
 
 NOISES = {
@@ -81,6 +81,7 @@ def render_utility(record: UtilityGrid) -> str:
             gate_rungs=[name for name in RUNGS if any(name in rung.released for rung in found.rungs)],
             cold=[one for one in found.cold if one.systems[EXPORTED].users >= ENOUGH_USERS],
             cold_systems=[name for name in SYSTEMS if any(name in one.systems for one in found.cold)],
+            words=words(record),
             limits=limits(record),
             label=label,
             settings=settings,
@@ -154,6 +155,41 @@ def lede(record: UtilityGrid) -> str:
     ease = next((one for one in record.findings.systems if one.system == "ease"), None)
     beside = "" if ease is None else f" EASE without privacy reaches {four(ease.ndcg.value)}."
     return f"Exported models, ndcg@10 — {'; '.join(parts)}.{beside}"
+
+
+def words(record: UtilityGrid) -> list[str]:
+    """What the tables say together: the cost of many draws, of the gate's own noise, and the rungs for cold items."""
+    systems = record.findings.systems
+    own = {(one.epsilon, one.noise): one.ndcg.value for one in systems if one.kind == "exported"}
+    sentences = []
+    costs = [
+        f"{own[epsilon, 'central'] - value:.4f} at ε {epsilon}"
+        for (epsilon, noise), value in own.items()
+        if noise == "local" and epsilon != "inf" and (epsilon, "central") in own
+    ]
+    if costs:
+        sentences.append(f"Many draws of noise instead of one cost the exported model {', '.join(costs)} in ndcg@10.")
+    lost = {
+        (one.epsilon, one.noise): one.ndcg.value - own[one.epsilon, one.noise]
+        for one in sorted(systems, key=lambda one: one.ndcg.value)
+        if one.kind == "rung"
+    }
+    if lost:
+        (epsilon, noise), most = max(lost.items(), key=lambda pair: pair[1])
+        place = "without privacy" if epsilon == "inf" else f"at ε {epsilon}"
+        sentences.append(
+            f"The gate sees noised validation scores alone. It missed the rung that is best on the test items by "
+            f"{most:.4f} at most ({place}, {noise} noise), and by {sum(lost.values()) / len(lost):.4f} on average."
+        )
+    for one in record.findings.cold:
+        if one.held_out and (one.epsilon, one.noise) == (COLD_EPSILON, "central"):
+            times = {name: found.recall.value / found.chance for name, found in one.systems.items()}
+            told = ", ".join(f"{label(name)} {value:.1f}" for name, value in times.items())
+            sentences.append(
+                f"Items that nobody trained on, at ε {COLD_EPSILON} and central noise, in multiples of chance: {told}. "
+                "Popularity and pairs know nothing of such items and put them behind all others."
+            )
+    return sentences
 
 
 def limits(record: UtilityGrid) -> list[str]:
