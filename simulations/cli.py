@@ -56,6 +56,7 @@ def simulate(  # noqa: PLR0917 - one argument per option
     scenario: options.Scenario = None,
     only: options.Only = None,
     seeds: options.Seeds = 1,
+    rivals: options.Rivals = None,
     overwrite: options.Overwrite = False,
     prepare: options.Prepare = False,
     finish: options.Finish = False,
@@ -79,6 +80,8 @@ def simulate(  # noqa: PLR0917 - one argument per option
             rounds=rounds if "rounds" in given else None,
             seeds=seeds,
             only=only or (),
+            rivals=rivals,
+            given=given,
             overwrite=overwrite,
             command=_command(data, out),
             data_name=_name(data),
@@ -147,7 +150,7 @@ def _check(epsilon: float, delta: float, silo: str | None, partners: int | None,
 
 def _check_scenario(given: set[str]) -> None:
     """Refuse options that would do nothing."""
-    unread = given & ({"only", "seeds"} if "scenario" not in given else NOT_IN_SCENARIOS)
+    unread = given & ({"only", "seeds", "rivals"} if "scenario" not in given else NOT_IN_SCENARIOS)
     if unread:
         reason = "a scenario sets or has none of it" if "scenario" in given else "is read with --scenario alone"
         names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unread))
