@@ -7,19 +7,20 @@ there, and only there, partition i is the i-th folder of `workspace/sites` of th
 from __future__ import annotations
 
 import logging
-from functools import lru_cache
 from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.messages import named_request, read_request, write_reply
+from client.open_sites import OpenSites
 from client.release import answer, refused
-from client.site import Site
 from mmrec_model.errors import ConfigError
 from mmrec_model.protocol import Kind
 
 app = ClientApp()
+sites = OpenSites(most=64)
+"""More partners than this in one process are simulated as well, but read their data at every message."""
 logger = logging.getLogger(__name__)
 
 
@@ -35,6 +36,18 @@ def release_popularity(message: Message, context: Context) -> Message:
     return _answered(Kind.POPULARITY, message, context)
 
 
+@app.train("pairs")
+def release_pairs(message: Message, context: Context) -> Message:
+    """Release the noised sum of item pairs."""
+    return _answered(Kind.PAIRS, message, context)
+
+
+@app.query("scorer")
+def keep_scorer(message: Message, context: Context) -> Message:
+    """Keep the scorer that was made of all pairs; reads nothing private."""
+    return _answered(Kind.SCORER, message, context)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Release one noised update."""
@@ -47,6 +60,12 @@ def release_metrics(message: Message, context: Context) -> Message:
     return _answered(Kind.EVALUATE, message, context)
 
 
+@app.evaluate("compare")
+def release_comparison(message: Message, context: Context) -> Message:
+    """Release noised sums of the gate's metric for each rung."""
+    return _answered(Kind.COMPARE, message, context)
+
+
 @app.query("receipt")
 def keep_receipt(message: Message, context: Context) -> Message:
     """Keep the countersignature of the run's last ledger head; reads nothing private."""
@@ -55,7 +74,8 @@ def keep_receipt(message: Message, context: Context) -> Message:
 
 def _answered(kind: Kind, message: Message, context: Context) -> Message:
     try:
-        site = _site(site_folder(context))
+        folder = site_folder(context)
+        site = sites.at(folder)
     except Exception:
         # Flower sends the text of an exception to the coordinator; that of a site names places and values.
         logger.exception("this node's site cannot be opened")
@@ -66,6 +86,8 @@ def _answered(kind: Kind, message: Message, context: Context) -> Message:
         result = refused(site, kind, named_request(message), error)
     else:
         result = answer(site, kind, request, arrays)
+    if kind is Kind.RECEIPT:
+        sites.release(folder)
     return write_reply(result.reply, result.arrays, to=message)
 
 
@@ -86,8 +108,3 @@ def site_folder(context: Context) -> Path:
             remedy="Start the SuperNode with --node-config 'site=\"/absolute/folder\"', or match num-supernodes",
         )
     return folders[int(partition)].parent
-
-
-@lru_cache(maxsize=1024)
-def _site(folder: Path) -> Site:
-    return Site.open(folder)

@@ -1,42 +1,32 @@
-"""What the installed code shows about itself before it may spend anything, and the ledger's record of it.
+"""What the installed code shows about itself before a plan may spend anything, and the ledger's record of it.
 
-1. Neighbour replay: the private step that trains, with the model, loss and gradients that train, runs on made-up users,
-   with flat and with adaptive clipping; none of them may move the release, gradients and count together, by more than
-   the plan's noise allows (`client.neighbour_replay`). One user reaches that bound, or the test would prove nothing;
-   one has data that is not a number.
+1. Neighbour replay: the private step that trains, with the plan's own model, loss, gradients and clipping, runs on
+   made-up users, of whom none may move the release by more than the plan's noise allows (`client.plan_replay`).
 2. Random numbers: two draws of the site's kind of source are independent of each other, with the mean and the
    deviation asked for, each within 6 standard errors (one false alarm in 10^8 starts).
 
-A `code` record of the ledger holds the result, and a `data_prep` record behind it the statistics that the code uses;
-where those change, as by the popularity release of a run, another one follows.
-Code whose last record is not a pass runs the test again; code that fails releases nothing. No user's data is read.
+Both are run when a plan is new at this site, and when the code is another one than at the run's last plan or reserve;
+code that fails releases nothing. A `code` record of the ledger holds the result: the first one of a code and its
+libraries, and a later one where it fails, or passes after a failure. A `data_prep` record behind it holds the
+statistics that the code uses; where those change, as by the popularity release of a run, another one follows.
+No user's data is read.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Final, Literal
 
-import numpy as np
-import torch
-
-from client.gradients import gradients_by_name
-from client.gradients.contract import select_users
-from client.neighbour_replay import SensitivityReport, recorded_step, refuse_mixed_users, replay_neighbours
-from client.private_step import StepPlan
+from client.made_up_plan import PlanShape
+from client.plan_replay import replay_plan, shows_bound
 from client.site import Site
-from client.training import GRADIENTS, Witnessed, user_loss
 from mmrec_model.canonical import sha256_hex
-from mmrec_model.config import HEADS, HOUR_BUCKETS, MODALITIES, RANKING_LOSSES, WEEKDAYS, ModelConfig, RankingLoss
+from mmrec_model.config import RunConfig
 from mmrec_model.errors import PolicyRefusal, PrivacyError
-from mmrec_model.model.heads.outcomes import Outcomes
-from mmrec_model.model.items import Items
-from mmrec_model.model.loss import HistoryBatch
-from mmrec_model.model.recommender import RecommenderNetwork
 from mmrec_model.privacy.bodies import RecordType
 from mmrec_model.privacy.ledger import Ledger
 from mmrec_model.privacy.noise import SYSTEM_SOURCE, GaussianNoise
@@ -46,16 +36,9 @@ logger = logging.getLogger(__name__)
 
 Outcome = Literal["passed", "failed"]
 
-FLAT: Final = StepPlan(max_grad_norm=0.5, noise_multiplier=1.0, expected_users=3.5, sample_rate=0.5)
-PLANS: Final = (FLAT, replace(FLAT, count_noise=1.0))
-"""What is tested: a plan with flat clipping, and one that also releases the count of adaptive clipping."""
 LIBRARIES: Final = ("torch", "opacus", "numpy", "dp-accounting")
-_USERS, _PLACES, _NEGATIVES, _ITEMS, _WIDTH, _WITNESS = 7, 4, 6, 25, 5, 8
-_FEEDBACK, _CATEGORIES = 5, ("a", "b", "c")
-_UNREADABLE = _ITEMS - 1
 _SEED: Final = b"self-test"
 _DRAWN, _STANDARD_ERRORS = 100_000, 6.0
-_REACHED = 0.99
 
 
 @dataclass(frozen=True)
@@ -95,20 +78,21 @@ class SelfTest:
 
 
 @lru_cache(maxsize=8)
-def run_self_test(code_digest: str, source: str) -> SelfTest:
-    """Run both tests, once per process and code digest.
+def run_self_test(code_digest: str, source: str, shape: PlanShape) -> SelfTest:
+    """Run both tests, once per process, code digest and shape.
 
     Args:
         code_digest: of the installed package (`Site.code_digest`).
         source: of the site's noise, as it names itself (`GaussianNoise.source`).
+        shape: of the plan.
     """
     rng: Outcome = "passed" if _random_numbers_hold(source) else "failed"
-    holds, digest = _replay()
+    holds, digest = _replay(shape)
     return SelfTest(code_digest, rng, "passed" if holds else "failed", digest)
 
 
-def attest_code(ledger: Ledger, site: Site) -> None:
-    """Make sure that the last `code` record is a pass of the code that runs, and the last `data_prep` true of it.
+def attest_code(ledger: Ledger, site: Site, config: RunConfig) -> None:
+    """Make sure that the code that runs passes for this plan, and that the last `data_prep` is true of it.
 
     A `data_prep` follows every `code`, and every release that training uses from then on: the popularity of this
     partner is listed with its charge before the first training step of the run is reserved.
@@ -117,10 +101,9 @@ def attest_code(ledger: Ledger, site: Site) -> None:
         PolicyRefusal: `self-test` if the installed code fails; the ledger states the failure.
     """
     last = _last(ledger, RecordType.CODE)
-    if last is None or not _is_pass_of(last, site.code_digest):
-        result = run_self_test(site.code_digest, site.noise("self-test").source)
-        if last is None or dict(last.values) != result.body():
-            last = ledger.append(RecordType.CODE, result.body())
+    if last is None or not _is_pass_of(last, site.code_digest) or not _ran_since(ledger, last, config.run_id):
+        result = run_self_test(site.code_digest, site.noise("self-test").source, PlanShape.of(config))
+        last = _recorded(ledger, last, result)
         _require_pass(result)
     stated, statistics = _last(ledger, RecordType.DATA_PREP), _statistics(ledger)
     if stated is None or stated.seq < last.seq or stated.table("statistics") != statistics:
@@ -130,6 +113,20 @@ def attest_code(ledger: Ledger, site: Site) -> None:
 def installed_versions() -> dict[str, str]:
     """Versions of the libraries that compute gradients, noise and prices."""
     return {name.replace("-", "_"): version(name) for name in LIBRARIES}
+
+
+def _ran_since(ledger: Ledger, code: Record, run_id: str) -> bool:
+    """Whether the run planned or reserved anything behind a `code` record, and so passed the test with that code."""
+    kinds = {RecordType.PLAN, RecordType.RESERVE}
+    return any(record.type in kinds and record.text("run_id") == run_id for record in ledger.records[code.seq + 1 :])
+
+
+def _recorded(ledger: Ledger, last: Record | None, result: SelfTest) -> Record:
+    """The `code` record that says whether this code passes; it is written where the last one does not."""
+    said = last is not None and _is_pass_of(last, result.code_digest) and result.passed
+    if last is not None and (said or dict(last.values) == result.body()):
+        return last
+    return ledger.append(RecordType.CODE, result.body())
 
 
 def _require_pass(result: SelfTest) -> None:
@@ -155,8 +152,9 @@ def _statistics(ledger: Ledger) -> dict[str, object]:
     dangling = {record.hash for record in ledger.dangling()}
     for record in ledger.records:
         paid = record.type == RecordType.RESERVE and record.hash not in dangling
-        if paid and record.text("kind") == "popularity" and record.table("mechanism")["type"] != "non_private":
-            statistics["popularity"] = {"origin": "dp", "charge": record.hash}
+        kind = record.text("kind") if paid else ""
+        if kind in {"popularity", "pairs"} and record.table("mechanism")["type"] != "non_private":
+            statistics[kind] = {"origin": "dp", "charge": record.hash}
     return statistics
 
 
@@ -181,80 +179,13 @@ def _random_numbers_hold(source: str) -> bool:
     return not odd and noise.source == source
 
 
-def _replay() -> tuple[bool, str | None]:
-    """Whether the step holds its bound under every plan and with every loss, and the digest of the reports."""
-    cases = [(plan, RANKING_LOSSES[0], 0) for plan in PLANS]
-    cases += [(PLANS[-1], kind, _USERS - 2) for kind in RANKING_LOSSES[1:]]
+def _replay(shape: PlanShape) -> tuple[bool, str | None]:
+    """Whether the step of a shape shows its bound, and the digest of the report."""
     try:
-        reports = [_replayed(plan, kind, first) for plan, kind, first in cases]
+        report = replay_plan(shape)
     except PrivacyError:
-        logger.exception("the private step does not run on made-up users")
+        logger.exception("the private step does not run on made-up users: %s", shape)
         return False, None
-    broken = [one for one in reports if not (one.holds and one.measured >= _REACHED * one.limit)]
-    for report in broken:
-        logger.error("the private step on made-up users: %s", report)
-    return not broken, sha256_hex(repr(reports).encode())
-
-
-def _replayed(plan: StepPlan, kind: RankingLoss, first: int) -> SensitivityReport:
-    """One plan and loss; the users from `first` on are left out in turn, of whom the last are the ones that matter."""
-    catalogue, users = _made_up_catalogue(), _made_up_users()
-    model, gradients = _made_up_model(), gradients_by_name(GRADIENTS)
-    loss = partial(user_loss, catalogue=catalogue, kind=kind)
-    step = recorded_step(model, loss, plan, gradients, lambda: GaussianNoise(seed=_SEED), micro_batch=3)
-    report = replay_neighbours(step, users, plan.max_grad_norm, users=range(first, _USERS))
-    refuse_mixed_users(model, loss, select_users(users, torch.arange(_USERS - 1)), gradients)
-    return report
-
-
-def _made_up_model() -> Witnessed:
-    """The recommender with all heads and every trained weight away from zero, so that every layer has a gradient."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        heads = dict.fromkeys(HEADS, 1.0)
-        config = ModelConfig(hidden=3, trained_dims=4, heads=heads, ctr_scorer="deepfm", categories=_CATEGORIES)
-        model = RecommenderNetwork(config, dict.fromkeys(MODALITIES, _WIDTH))
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight.add_(0.3 * torch.randn(weight.shape))
-    model.train()
-    return Witnessed(model, _WITNESS)
-
-
-def _made_up_catalogue() -> Items:
-    """Unit vectors of all modalities, some missing; the last item has numbers that are none."""
-    rng = np.random.default_rng(1)
-    present_NM = rng.random((_ITEMS, len(MODALITIES))) < 0.7
-    present_NM[:, 0] = True
-    vectors = {}
-    for place, name in enumerate(MODALITIES):
-        rows = rng.normal(size=(_ITEMS, _WIDTH)) * present_NM[:, place, None]
-        vectors[name] = (rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(min=1e-9)).astype(np.float32)
-    vectors[MODALITIES[0]][_UNREADABLE] = np.nan
-    return Items.from_arrays(vectors, present_NM, rng.normal(size=_ITEMS).astype(np.float32))
-
-
-def _made_up_users() -> HistoryBatch:
-    """Histories of every length from none to full; the last user has the item that is not a number."""
-    rng = np.random.default_rng(2)
-    items_BL = rng.integers(0, _UNREADABLE, size=(_USERS, _PLACES + _NEGATIVES))
-    lengths_B = np.minimum(np.arange(_USERS), _PLACES)
-    items_BL[-1, 0] = _UNREADABLE
-    history = torch.from_numpy(items_BL), torch.from_numpy(np.arange(_PLACES) < lengths_B[:, None])
-    return HistoryBatch(*history, outcomes=_made_up_outcomes(rng))
-
-
-def _made_up_outcomes(rng: np.random.Generator) -> Outcomes:
-    """Rows of every number from none to full, with labels of all kinds."""
-    shape = (_USERS, _FEEDBACK)
-    mask_BF = np.arange(_FEEDBACK) < np.arange(_USERS)[:, None]
-    flags = {name: mask_BF & (rng.random(shape) < 0.6) for name in ("shown", "clicked", "converted", "rated")}
-    whole = {"items": _UNREADABLE, "hour": HOUR_BUCKETS, "weekday": WEEKDAYS, "category": len(_CATEGORIES)}
-    columns = {f"{name}_BF": torch.from_numpy(flag) for name, flag in flags.items()}
-    columns |= {f"{name}_BF": torch.from_numpy(rng.integers(0, most, shape)) for name, most in whole.items()}
-    return Outcomes(
-        **columns,
-        mask_BF=torch.from_numpy(mask_BF),
-        ratings_BF=torch.from_numpy(rng.uniform(1.0, 5.0, shape).astype(np.float32)),
-        category_BK=torch.from_numpy(rng.integers(-1, len(_CATEGORIES), (_USERS, _PLACES))),
-    )
+    if not shows_bound(report):
+        logger.error("the private step on made-up users: %s, %s", report, shape)
+    return shows_bound(report), sha256_hex(repr((shape, report)).encode())

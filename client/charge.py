@@ -10,13 +10,22 @@ from dataclasses import dataclass
 
 from client import outbox
 from client.attestation import attest_code
+from client.comparison import sensitivity as comparison_sensitivity
 from client.measurement import sensitivity as metrics_sensitivity
 from client.popularity import sensitivity
 from client.pricing import price, renyi_price
 from client.site import Site
+from mmrec_model.collaboration.pairs import BOUND
 from mmrec_model.config import PrivacyConfig, RunConfig
 from mmrec_model.errors import PolicyRefusal
-from mmrec_model.planning import evaluation_event, plan_events, popularity_event, training_event
+from mmrec_model.planning import (
+    compare_event,
+    evaluation_event,
+    pairs_event,
+    plan_events,
+    popularity_event,
+    training_event,
+)
 from mmrec_model.privacy.bodies import RecordType
 from mmrec_model.privacy.clipping import clip_of
 from mmrec_model.privacy.events import (
@@ -31,7 +40,13 @@ from mmrec_model.privacy.ledger import Ledger
 from mmrec_model.privacy.records import Record
 from mmrec_model.protocol import Arrays, Kind, Request
 
-RELEASES: dict[Kind, str] = {Kind.POPULARITY: "popularity", Kind.TRAIN: "train", Kind.EVALUATE: "evaluate"}
+RELEASES: dict[Kind, str] = {
+    Kind.POPULARITY: "popularity",
+    Kind.PAIRS: "pairs",
+    Kind.TRAIN: "train",
+    Kind.EVALUATE: "evaluate",
+    Kind.COMPARE: "compare",
+}
 """What the ledger and the partner's policy call the priced messages."""
 
 
@@ -41,7 +56,8 @@ class Charge:
 
     Attributes:
         run_id: the run.
-        round: 0 for the popularity release, then 1, 2, ...; metrics have the round after which they are released.
+        round: 0 for popularity and pairs, then 1, 2, ...; metrics have the round after which they are released, and
+            the comparison comes one after the last round.
         kind: the message type.
         event: what it will cost.
         sensitivity: L2 bound of one user's contribution (of a training round, to the gradients); None without noise.
@@ -77,6 +93,10 @@ def charge_of(config: RunConfig, kind: Kind, request: Request, state: Arrays) ->
     """
     if kind is Kind.POPULARITY:
         event, bound = popularity_event(config.privacy), sensitivity(config.privacy)
+    elif kind is Kind.PAIRS:
+        event, bound = pairs_event(config.privacy, config.collaboration), BOUND
+    elif kind is Kind.COMPARE:
+        event, bound = compare_event(config.privacy, config.gate), comparison_sensitivity(config)
     elif kind is Kind.EVALUATE:
         event = evaluation_event(config.privacy, config.evaluation, releases=1)
         bound = metrics_sensitivity(config.evaluation)
@@ -112,7 +132,7 @@ def approve_plan(ledger: Ledger, site: Site, config: RunConfig) -> None:
         PolicyRefusal: `self-test` if the installed package fails its own test; `budget` if the plan does not fit;
             `plan-changed` if the run was approved with another plan.
     """
-    attest_code(ledger, site)
+    attest_code(ledger, site, config)
     known = [record for record in ledger.records if _is_plan_of(record, config.run_id)]
     if known:
         if known[-1].text("config_digest") != config.digest:

@@ -96,12 +96,14 @@ def _show(result: Examination) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     table = Table("step", "must", "sensitivity", "limit", "verdict")
-    for finding in result.findings:
+    for finding in (*result.families, *result.findings):
         must, verdict = "be caught" if finding.violates else "hold", "holds" if finding.holds else "VIOLATED"
         outcome = verdict if finding.expected else f"{verdict}: NOT AS EXPECTED"
         table.add_row(finding.name, must, f"{finding.measured:.4f}", f"{finding.limit:g}", outcome)
     console = Console(soft_wrap=True)
     console.print(table)
+    for name, package in result.left_out.items():
+        console.print(f"not tried, because {package} is not installed: {name}")
     attestation = result.attestation
     console.print(f"random numbers: {attestation.rng}; training step of the model: {attestation.neighbour_replay}")
     console.print(f"code: {attestation.code_digest}", highlight=False)

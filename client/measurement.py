@@ -20,7 +20,8 @@ import numpy.typing as npt
 import torch
 
 from client.training import global_model
-from mmrec_model.config import EvaluationConfig, RunConfig
+from mmrec_model.config import RunConfig
+from mmrec_model.config_ladder import EvaluationConfig
 from mmrec_model.data.dataset import PartnerDataset
 from mmrec_model.evaluation.ranking import Ints, RankingTask, per_user, ranks
 from mmrec_model.model.items import Items
@@ -66,8 +67,19 @@ def measure(
         ModelError: the state does not fit the model.
         EncoderError: the text encoder cannot be loaded.
     """
+    score, evaluation = state_scorer(config, catalogue, state, encoder_source, own), config.evaluation
+    total: npt.NDArray[np.float64] = user_vectors(evaluation, dataset, score, seed=noise.integer()).sum(axis=0)
+    if config.privacy.mechanism == "gaussian":
+        total += noise.draw(total.size, evaluation.noise_multiplier * sensitivity(evaluation))
+    return total.astype(np.float32)
+
+
+def state_scorer(
+    config: RunConfig, catalogue: Items, state: Arrays, encoder_source: str | None, own: Items | None
+) -> HistoryScorer:
+    """Scores of a partner's users under a global state; arguments and errors as of `measure`."""
     model, items = global_model(config, catalogue, state, encoder_source)
-    items, evaluation = encode_catalogue(model, items), config.evaluation
+    items = encode_catalogue(model, items)
 
     def score(users: Ints, histories: Sequence[Ints]) -> npt.NDArray[np.float32]:
         # A score that is not a number would end the release, which would tell of the user: it counts as the worst.
@@ -76,10 +88,7 @@ def measure(
         scores_BN[np.isnan(scores_BN)] = -np.inf
         return scores_BN
 
-    total: npt.NDArray[np.float64] = user_vectors(evaluation, dataset, score, seed=noise.integer()).sum(axis=0)
-    if config.privacy.mechanism == "gaussian":
-        total += noise.draw(total.size, evaluation.noise_multiplier * sensitivity(evaluation))
-    return total.astype(np.float32)
+    return score
 
 
 def user_vectors(

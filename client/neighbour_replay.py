@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from client.gradients import Batch, PerUserGradients, UserLoss
 from client.gradients.contract import count_users, select_users
-from client.private_step import Noise, StepPlan, private_step
+from client.private_step import Noise, StepFacts, StepPlan, private_step
 from mmrec_model.errors import PrivacyError
 
 Release: TypeAlias = Sequence[Tensor]
@@ -35,6 +35,11 @@ Step: TypeAlias = Callable[[Batch], Release]
 """Returns the noised sum of one step (the noised mean times the public divisor), and the noised count where there is
 one. Every call must start from the same weights and the same state of the noise, which is what makes two calls
 comparable."""
+
+PrivateStep: TypeAlias = Callable[
+    [nn.Module, torch.optim.Optimizer, Iterable[Batch], UserLoss, StepPlan, Noise, PerUserGradients], StepFacts
+]
+"""`private_step`, or one with a mistake put in."""
 
 ROUNDING = 1e-3
 """Relative excess over the limit that is put down to float32 rounding of sums and noise."""
@@ -143,6 +148,7 @@ def recorded_step(
     noise: Callable[[], Noise],
     *,
     micro_batch: int = 64,
+    take: PrivateStep = private_step,
 ) -> Step:
     """A repeatable `private_step` on a copy of the model: the noised sum that the optimizer was given, and the count.
 
@@ -157,8 +163,9 @@ def recorded_step(
         gradients: as in training.
         noise: makes a generator in always the same state, such as `GaussianNoise(seed=...)`.
         micro_batch: users per micro-batch.
+        take: the step that is recorded.
     """
-    run = partial(_released, model, user_loss, plan, gradients, micro_batch)
+    run = partial(_released, take, model, user_loss, plan, gradients, micro_batch)
     planned = plan.noise_multiplier * plan.max_grad_norm
     units: list[Tensor] = []
 
@@ -199,6 +206,7 @@ def _noise_units(run: Callable[[Noise, Batch], Release], batch: Batch) -> Iterat
 
 
 def _released(  # noqa: PLR0917 - the parts of a step
+    take: PrivateStep,
     model: nn.Module,
     user_loss: UserLoss,
     plan: StepPlan,
@@ -218,7 +226,7 @@ def _released(  # noqa: PLR0917 - the parts of a step
     optimizer.register_step_pre_hook(record)
     parts = torch.split(torch.arange(count_users(batch)), micro_batch)
     batches = (select_users(batch, part) for part in parts if len(part))
-    facts = private_step(replica, optimizer, batches, user_loss, plan, noise, gradients)
+    facts = take(replica, optimizer, batches, user_loss, plan, noise, gradients)
     if facts.clip_share is not None:
         released.append(torch.tensor([facts.clip_share * plan.expected_users], dtype=torch.float64))
     return released

@@ -12,12 +12,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mmrec_model.config import Count, Fraction, MetricName, NonNegative, Positive, RunConfig, Strict
+from mmrec_model.config import RunConfig
 from mmrec_model.config_reader import parse_config
+from mmrec_model.config_types import Count, Fraction, MetricName, NonNegative, Positive, Strict
 from mmrec_model.errors import ConfigError, PolicyRefusal
 from mmrec_model.privacy.clipping import clip_bounds
 
-Release = Literal["popularity", "train"]
+Release = Literal["popularity", "pairs", "train", "compare"]
 
 
 class Policy(Strict):
@@ -37,9 +38,10 @@ class Policy(Strict):
         max_sample_rate: largest share of users in one step.
         max_trained_weights: largest number of weights that a run may train.
         minimum_cohort: partners the coordinator must wait for before it opens an aggregate.
+        max_pair_items: items whose pairs a run may ask for; sets the bytes of that one release.
         allowed_releases: what may leave at all, beside metrics.
         allowed_metrics: names of the metrics that may leave, as noised sums; none for a new site.
-        min_metric_noise_multiplier: least noise of a release of metrics.
+        min_metric_noise_multiplier: least noise of a release of metrics, the gate's comparison included.
         max_metric_releases: releases of metrics in one run.
         allowed_features: digests of feature bundles, or ["*"] for the bundle installed at this site.
         allowed_code: digests of the installed package (`Site.code_digest`), or ["*"] for whatever is installed.
@@ -59,7 +61,8 @@ class Policy(Strict):
     max_sample_rate: Fraction = 0.5
     max_trained_weights: Count = 2_000_000
     minimum_cohort: Count = 1
-    allowed_releases: tuple[Release, ...] = ("popularity", "train")
+    max_pair_items: Annotated[int, Field(ge=0)] = 4096
+    allowed_releases: tuple[Release, ...] = ("popularity", "pairs", "train", "compare")
     allowed_metrics: tuple[MetricName, ...] = ()
     min_metric_noise_multiplier: NonNegative = 1.0
     max_metric_releases: Count = 10
@@ -105,8 +108,15 @@ def check_run(
     Raises:
         PolicyRefusal: the first rule that the run breaks.
     """
-    training, privacy = config.training, config.privacy
     check_code(policy, installed_code)
+    _check_kind(policy, config, installed_features)
+    _check_amounts(policy, config, trained_weights)
+    _check_crowds(policy, config, users)
+
+
+def _check_kind(policy: Policy, config: RunConfig, installed_features: str) -> None:
+    """Noise, features and clipping: what is allowed or not, whatever the numbers."""
+    privacy = config.privacy
     if privacy.mechanism == "none" and not policy.allow_without_privacy:
         raise PolicyRefusal(
             "privacy-off", "the run adds no noise, the policy requires it", remedy="Plan the run with an epsilon"
@@ -125,6 +135,10 @@ def check_run(
             f"the run asks for '{privacy.clipping}' clipping, allowed is {list(policy.allowed_clipping)}",
             remedy="Plan the run with an allowed clipping, or allow it in policy.toml",
         )
+
+
+def _check_amounts(policy: Policy, config: RunConfig, trained_weights: int) -> None:
+    training, privacy = config.training, config.privacy
     asked: list[tuple[str, float, float]] = [
         ("delta", privacy.delta, policy.max_delta),
         ("rounds", training.rounds, policy.max_rounds),
@@ -135,6 +149,8 @@ def check_run(
         ("history", training.max_history, policy.max_history),
         ("feedback", training.max_feedback if config.model.heads else 0, policy.max_history),
         ("popularity-cap", privacy.popularity_cap, policy.max_history),
+        ("pair-history", config.collaboration.history if config.collaboration.items else 0, policy.max_history),
+        ("pair-items", config.collaboration.items, policy.max_pair_items),
         ("trained-weights", trained_weights, policy.max_trained_weights),
     ]
     for code, value, limit in asked:
@@ -142,7 +158,6 @@ def check_run(
             raise PolicyRefusal(
                 code, f"the run asks for {value:g}, the limit is {limit:g}", remedy="Lower it in the plan"
             )
-    _check_crowds(policy, config, users)
 
 
 def _check_crowds(policy: Policy, config: RunConfig, users: int) -> None:
@@ -214,6 +229,21 @@ def check_release(policy: Policy, release: str) -> None:
         )
 
 
+def check_metric_noise(policy: Policy, noise_multiplier: float) -> None:
+    """Whether a metric may leave with this noise, also one that is compared for the gate.
+
+    Raises:
+        PolicyRefusal: `metric-noise`.
+    """
+    if noise_multiplier < policy.min_metric_noise_multiplier:
+        raise PolicyRefusal(
+            "metric-noise",
+            f"the run asks for a noise multiplier of {noise_multiplier:g}, "
+            f"the least is {policy.min_metric_noise_multiplier:g}",
+            remedy="Release metrics less often, or with more noise",
+        )
+
+
 def check_metrics(policy: Policy, config: RunConfig) -> None:
     """Whether the metrics of a run may leave, at its noise and as often as it plans.
 
@@ -230,13 +260,7 @@ def check_metrics(policy: Policy, config: RunConfig) -> None:
             f"'{strange[0]}' is not among the metrics {list(policy.allowed_metrics)}",
             remedy="Evaluate what the partner allows, or have it listed under allowed_metrics",
         )
-    if asked.noise_multiplier < policy.min_metric_noise_multiplier:
-        raise PolicyRefusal(
-            "metric-noise",
-            f"the run asks for a noise multiplier of {asked.noise_multiplier:g}, "
-            f"the least is {policy.min_metric_noise_multiplier:g}",
-            remedy="Release metrics less often, or with more noise",
-        )
+    check_metric_noise(policy, asked.noise_multiplier)
     if releases > policy.max_metric_releases:
         raise PolicyRefusal(
             "metric-releases",

@@ -109,14 +109,6 @@ class LocalStatistics:
     users: int
     norms_B: Tensor
 
-    def dropped_users(self) -> int:
-        """Users whose gradient norm was not finite."""
-        return int((~torch.isfinite(self.norms_B)).sum())
-
-    def clipped_share(self, max_grad_norm: float) -> float:
-        """Share of the users whose norm exceeds the clip; 0 for an empty step."""
-        return float((self.norms_B > max_grad_norm).double().mean()) if self.users else 0.0
-
     def centred_count(self, max_grad_norm: float) -> float:
         """Half of (users within the clip - users beyond it); a user without a finite norm is in neither."""
         present_B = self.norms_B[torch.isfinite(self.norms_B)]

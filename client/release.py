@@ -7,32 +7,31 @@ is found again and sent as it was. What leaves is the `Reply` fields and the arr
 
     DESCRIBE    name, public number of users                                                price 0
     POPULARITY  noised item counts                                                          one Gaussian release
+    PAIRS       noised sum of the users' item pairs                                         one Gaussian release
     TRAIN       change of the trained weights after noised, clipped steps; witness block    sampled Gaussian steps
                 with adaptive clipping, the noised share of users within the clip           in the same steps
     EVALUATE    noised sums of the plan's metrics and of the evaluated users                one Gaussian release
+    COMPARE     noised sums of one metric of each rung, and of the evaluated users          one Gaussian release
+    SCORER      nothing; what it carries is public                                          price 0
     RECEIPT     nothing                                                                     price 0
-    these four  the signed head of the ledger, the proof that it only grew, own rotations   price 0
+    all these   the signed head of the ledger, the proof that it only grew, own rotations   price 0
     any kind    a refusal: a policy code and a text without private values                  price 0
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Container
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from client import outbox, witness
-from client.charge import RELEASES, Charge, approve_plan, charge_of, committed_event, find_reserve
+from client.charge import RELEASES, Charge, approve_plan, charge_of, find_reserve
 from client.coordinator import Shown, confirm, show
-from client.measurement import measure
-from client.measurement import sensitivity as metrics_sensitivity
+from client.inbox import find_scorer, keep_scorer
+from client.making import MAKERS
 from client.outbox import Finished
-from client.policy import check_encoder, check_metrics, check_release, check_run
-from client.popularity import count_items, sensitivity
+from client.policy import check_encoder, check_metric_noise, check_metrics, check_release, check_run
 from client.site import Site
-from client.training import train_round
 from mmrec_model.config import RunConfig
 from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import (
@@ -43,13 +42,18 @@ from mmrec_model.errors import (
     PolicyRefusal,
     ProtocolError,
 )
-from mmrec_model.model.recommender import build_model
-from mmrec_model.model.scope import trained_share
-from mmrec_model.privacy.events import NonPrivate, to_record
+from mmrec_model.privacy.events import to_record
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.privacy.ledger import Ledger
 from mmrec_model.privacy.records import Record
-from mmrec_model.protocol import CLIP_SHARE, METRICS, WITNESS, Arrays, Kind, Reply, Request, arrays_digest
+from mmrec_model.protocol import (
+    Arrays,
+    Kind,
+    Reply,
+    Request,
+    arrays_digest,
+    state_digest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -108,39 +112,58 @@ def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answe
         if kind is Kind.RECEIPT:
             return Answer(_reply(site, kind, request, show(ledger, challenge)))
         check_encoder(config, site.bundle.tunable_encoder)
-        site.own_encoders(config.model)
+        parts = site.parts_of(config)
+        parts.require_encoders()
         check_run(
             site.policy,
             config,
             users=site.config.users,
             installed_features=site.bundle.digest,
             installed_code=site.code_digest,
-            trained_weights=trained_share(build_model(config, encoder_source=site.config.text_encoder)).trained,
+            trained_weights=parts.trained_weights,
         )
         site.check_features(ledger.history.keys.get("server"))
         made: Arrays = {}
         if kind is Kind.DESCRIBE:
             approve_plan(ledger, site, config)
+        elif kind is Kind.SCORER:
+            keep_scorer(site.inbox, arrays, items=config.collaboration.items)
         else:
             if kind is Kind.EVALUATE:
                 check_metrics(site.policy, config)
             else:
                 check_release(site.policy, RELEASES[kind])
-            made = _priced(site, ledger, charge_of(config, kind, request, arrays), config, arrays)
+            if kind is Kind.COMPARE:
+                check_metric_noise(site.policy, config.gate.noise_multiplier)
+            state = {**arrays, **find_scorer(site.inbox, request.scorer)}
+            made = _priced(site, ledger, charge_of(config, kind, request, state), config, state)
         return Answer(_reply(site, kind, request, show(ledger, challenge)), made)
 
 
 def _check_request(config: RunConfig, kind: Kind, request: Request, arrays: Arrays) -> None:
-    rounds: Container[int] = range(1, config.training.rounds + 1) if kind is Kind.TRAIN else (0,)
-    if kind is Kind.EVALUATE:
-        rounds = config.evaluated_rounds
+    rounds = _rounds_of(config, kind)
     if request.run_id != config.run_id or request.round not in rounds:
         raise ProtocolError(
             f"round {request.round} of run '{request.run_id}' is not a {kind} round of plan '{config.run_id}'",
             remedy="Send the rounds of the plan's own run",
         )
-    if kind in {Kind.TRAIN, Kind.EVALUATE} and arrays_digest(arrays) != request.model_digest:
+    digest = state_digest(arrays, request.scorer)
+    if kind not in {Kind.DESCRIBE, Kind.POPULARITY, Kind.RECEIPT} and digest != request.model_digest:
         raise ProtocolError("the global state is not the one the request names", remedy="Send the request again")
+
+
+def _rounds_of(config: RunConfig, kind: Kind) -> Container[int]:
+    """The rounds in which the plan has messages of this kind."""
+    match kind:
+        case Kind.TRAIN:
+            return range(1, config.training.rounds + 1)
+        case Kind.EVALUATE:
+            return config.evaluated_rounds
+        case Kind.COMPARE:
+            return (config.training.rounds + 1,) if config.gate.metric is not None else ()
+        case Kind.PAIRS | Kind.SCORER:
+            return (0,) if config.collaboration.items else ()
+    return (0,)
 
 
 def _priced(site: Site, ledger: Ledger, charge: Charge, config: RunConfig, state: Arrays) -> Arrays:
@@ -163,7 +186,7 @@ def _priced(site: Site, ledger: Ledger, charge: Charge, config: RunConfig, state
             server_nonce=charge.server_nonce,
         )
         with site.diary(charge.run_id, charge.round, charge.release):
-            finished = _MAKERS[charge.kind](site, reserve, config, state)
+            finished = MAKERS[charge.kind](site, reserve, config, state)
         outbox.keep(site.outbox, reserve.hash, finished)
     if reserve in ledger.dangling():
         ledger.commit(
@@ -192,64 +215,6 @@ def _require_committed(ledger: Ledger, reserve: Record, finished: Finished) -> N
         )
 
 
-def _make_popularity(site: Site, reserve: Record, config: RunConfig, _state: Arrays) -> Finished:
-    noise = site.noise(f"popularity/{reserve.text('run_id')}/{reserve.whole('attempt')}")
-    counts = count_items(site.dataset.train, config.features.items, config.privacy, noise)
-    event = committed_event(config, noise_multiplier=config.privacy.popularity_noise_multiplier, steps=None)
-    bound = None if isinstance(event, NonPrivate) else sensitivity(config.privacy)
-    return Finished({"counts": counts}, event, 1, _rng(config, noise.source), bound)
-
-
-def _make_update(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
-    place = f"{reserve.text('run_id')}/{reserve.whole('round')}/{reserve.whole('attempt')}"
-    noise = site.noise(f"train/{place}")
-    trained = train_round(
-        config,
-        site.items,
-        site.dataset.train,
-        state,
-        users=site.config.users,
-        noise=noise,
-        encoder_source=site.config.text_encoder,
-        own=site.own_media(config.model),
-        labels=site.dataset.labels(config.model.categories),
-    )
-    event = committed_event(config, noise_multiplier=trained.noise_multiplier, steps=trained.steps)
-    arrays = dict(trained.update)
-    if trained.witness.size:
-        arrays[WITNESS] = trained.witness
-    if trained.clip_share is not None:
-        arrays[CLIP_SHARE] = np.array([trained.clip_share], np.float32)
-    bound = None if isinstance(event, NonPrivate) else trained.max_grad_norm
-    # Noise that is not right is not even kept: the next request is a new attempt.
-    witness.check(site.witness, config, arrays, users=site.config.users, clip=bound)
-    return Finished(arrays, event, trained.steps, _rng(config, noise.source), bound)
-
-
-def _make_metrics(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
-    place = f"{reserve.text('run_id')}/{reserve.whole('round')}/{reserve.whole('attempt')}"
-    noise = site.noise(f"evaluate/{place}")
-    sums = measure(
-        config,
-        site.items,
-        site.dataset,
-        state,
-        noise,
-        encoder_source=site.config.text_encoder,
-        own=site.own_media(config.model),
-    )
-    event = committed_event(config, noise_multiplier=config.evaluation.noise_multiplier, steps=None)
-    bound = None if isinstance(event, NonPrivate) else metrics_sensitivity(config.evaluation)
-    return Finished({METRICS: sums}, event, 1, _rng(config, noise.source), bound)
-
-
-_MAKERS: dict[Kind, Callable[[Site, Record, RunConfig, Arrays], Finished]] = {
-    Kind.POPULARITY: _make_popularity,
-    Kind.TRAIN: _make_update,
-    Kind.EVALUATE: _make_metrics,
-}
-
-
 _UNEXPECTED = "an unexpected error; the partner's own log has the details"
 _LEDGER_WORDS: dict[FaultCode, str] = {
     FaultCode.SIGNATURE: "the request is not signed by the coordinator that this ledger names",
@@ -258,12 +223,6 @@ _LEDGER_WORDS: dict[FaultCode, str] = {
     FaultCode.FORK: "the ledger is not the one whose head was shown before",
 }
 """What the coordinator learns of a fault of the ledger; the partner's own log has the numbers."""
-
-
-def _rng(config: RunConfig, source: str) -> str:
-    if config.privacy.mechanism == "none":
-        return "none"
-    return "simulated" if source.endswith("simulation") else source
 
 
 def _reply(

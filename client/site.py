@@ -14,7 +14,7 @@ A site is a folder:
     witness.npy    the noise block of the last committed round (`client.witness`)
 
 The same folder is used by a simulated and by a real partner. Beside `client.rotation`, the only module that knows
-paths.
+paths. What an object of this module has read it does not read again; `client.open_sites` sees to it that it is current.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -35,18 +35,21 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from client.file_marks import Marks, marks_of
+from client.installed_code import code_digest
+from client.plan_parts import PlanParts
 from client.policy import Policy, read_policy
 from client.pricing import price_of_mechanisms
 from client.rotation import KEY, LEDGER, signing_key
 from mmrec_model.canonical import sha256_hex
-from mmrec_model.config import Count, ModelConfig, Strict, UserMedium
+from mmrec_model.config import RunConfig
 from mmrec_model.config_reader import parse_config
+from mmrec_model.config_types import Count, Strict
 from mmrec_model.data.catalogue import Catalogue, open_catalogue
-from mmrec_model.data.dataset import PartnerDataset, open_partner, read_user_columns
-from mmrec_model.encoders.interface import Encoder
+from mmrec_model.data.dataset import PartnerDataset, open_partner
+from mmrec_model.data.schema import INTERACTIONS, ITEMS, SUFFIXES, USERS, FileSchema
 from mmrec_model.errors import ConfigError
 from mmrec_model.features.bundle import FeatureBundle, open_bundle
-from mmrec_model.features.own_media import bundle_encoder, encode_own_media
 from mmrec_model.features.signature import check_signature
 from mmrec_model.model.items import Items
 from mmrec_model.model.texts import Texts
@@ -56,8 +59,10 @@ from mmrec_model.privacy.merkle import MerkleTree
 from mmrec_model.privacy.noise import GaussianNoise
 from mmrec_model.storage import write_atomically
 
-DIARY = "diary.jsonl"
+DIARY, SETTINGS, POLICY = "diary.jsonl", "site.toml", "policy.toml"
 _SECRET_MODE = 0o600
+_SHARED = 2
+"""Catalogues and bundles that a process keeps for its sites: the one in use, and the next where it changes."""
 
 
 class SiteConfig(Strict):
@@ -102,7 +107,7 @@ class Site:
         Raises:
             ConfigError: absent, not TOML, or not of the documented fields.
         """
-        path = root / "site.toml"
+        path = root / SETTINGS
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -114,7 +119,7 @@ class Site:
     @cached_property
     def policy(self) -> Policy:
         """The partner's limits."""
-        return read_policy(self.root / "policy.toml")
+        return read_policy(self.root / POLICY)
 
     @cached_property
     def dataset(self) -> PartnerDataset:
@@ -123,9 +128,8 @@ class Site:
         Raises:
             ConfigError: the number of users is not the enrolled one.
         """
-        dataset = open_partner(
-            self._folder(self.config.data), catalogue=_catalogue(self._folder(self.config.catalogue))
-        )
+        catalogue = self._folder(self.config.catalogue)
+        dataset = open_partner(self.data_folder, catalogue=_catalogue(catalogue, _table_marks(catalogue, ITEMS)))
         if len(dataset) != self.config.users:
             raise ConfigError(
                 f"site '{self.config.name}' was enrolled with {self.config.users} users, its data has {len(dataset)}",
@@ -133,10 +137,10 @@ class Site:
             )
         return dataset
 
-    @property
+    @cached_property
     def bundle(self) -> FeatureBundle:
-        """The installed feature bundle, verified once per process."""
-        return _bundle(self._folder(self.config.features))
+        """The installed feature bundle, verified; shared by all sites of a process."""
+        return _bundle(self.features_folder, _bundle_marks(self.features_folder))
 
     def check_features(self, coordinator: PublicKey | None) -> None:
         """Refuse an installed bundle that the coordinator did not sign; without a coordinator nothing is asked.
@@ -145,47 +149,54 @@ class Site:
             BundleSignatureError: no signature, or not of this key and bundle.
         """
         if coordinator is not None:
-            check_signature(self._folder(self.config.features), self.bundle, coordinator)
+            check_signature(self.features_folder, self.bundle, coordinator)
+
+    @cached_property
+    def items(self) -> Items:
+        """The catalogue as tensors, shared likewise."""
+        return _items(self.features_folder, _bundle_marks(self.features_folder))
+
+    def parts_of(self, config: RunConfig) -> PlanParts:
+        """What a plan needs of this site; kept until another plan asks."""
+        if config.digest not in self._parts:
+            self._parts.clear()
+            self._parts[config.digest] = PlanParts(self, config)
+        return self._parts[config.digest]
+
+    @cached_property
+    def _parts(self) -> dict[str, PlanParts]:
+        return {}
+
+    def marks(self) -> Marks:
+        """Marks of every file that the parts of this object are read from; see `client.open_sites`."""
+        tables = _table_marks(self._folder(self.config.catalogue), ITEMS)
+        tables += _table_marks(self.data_folder, INTERACTIONS) + _table_marks(self.data_folder, USERS)
+        return marks_of([self.root / SETTINGS, self.root / POLICY]) + tables + _bundle_marks(self.features_folder)
 
     @property
-    def items(self) -> Items:
-        """The catalogue as tensors, shared by all sites of a process."""
-        return _items(self._folder(self.config.features))
+    def data_folder(self) -> Path:
+        """The partner's own files."""
+        return self._folder(self.config.data)
 
-    def own_encoders(self, model: ModelConfig) -> dict[UserMedium, Encoder]:
-        """The encoders of the users' own media that a model reads, verified; reads no user's data.
+    @property
+    def features_folder(self) -> Path:
+        """The installed feature bundle."""
+        return self._folder(self.config.features)
 
-        Raises:
-            EncoderError: one cannot be loaded.
-            FeatureError: one is not that of the installed bundle.
-        """
-        sources: dict[UserMedium, str] = {"text": self.config.text_encoder, "image": self.config.image_encoder}
-        return {name: bundle_encoder(self.bundle, name, sources[name]) for name in model.user_media}
-
-    def own_media(self, model: ModelConfig) -> Items | None:
-        """The users' own media `[U]` in the order of the data set, encoded here; None for a model that reads none.
-
-        Raises:
-            MmrecError: as `own_encoders`, or `users.*` cannot be used.
-        """
-        if not model.user_media:
-            return None
-        columns = read_user_columns(self._folder(self.config.data))
-        users, widths = self.dataset.user_ids, self.bundle.spec.dims
-        vectors = {name: np.zeros((len(users), width), np.float32) for name, width in widths.items()}
-        present_UM = np.zeros((len(users), len(vectors)), dtype=bool)
-        for name, encoder in self.own_encoders(model).items():
-            cells = [columns.get(user, {}).get(name, "") for user in users]
-            media = [Path(cell) if cell and name == "image" else cell for cell in cells]
-            vectors[name], present_UM[:, list(vectors).index(name)] = encode_own_media(
-                self._folder(self.config.features), name, encoder, media, store=self.root / "profiles"
-            )
-        return replace(Items.from_arrays(vectors, present_UM), encoded=True)
+    @property
+    def profiles(self) -> Path:
+        """Where raw vectors of the users' own media are kept."""
+        return self.root / "profiles"
 
     @property
     def outbox(self) -> Path:
         """Where finished replies wait."""
         return self.root / "outbox"
+
+    @property
+    def inbox(self) -> Path:
+        """Where the scorer of the run under way lies (`client.inbox`)."""
+        return self.root / "inbox"
 
     @property
     def witness(self) -> Path:
@@ -243,8 +254,8 @@ def enrol(root: Path, config: SiteConfig, policy: Policy) -> Site:
         LedgerError: the folder was enrolled before.
         ConfigError: the data does not have the stated number of users.
     """
-    write_atomically(root / "site.toml", _toml(config.model_dump(exclude_none=True)))
-    write_atomically(root / "policy.toml", _toml(policy.model_dump(mode="json")))
+    write_atomically(root / SETTINGS, _toml(config.model_dump(exclude_none=True)))
+    write_atomically(root / POLICY, _toml(policy.model_dump(mode="json")))
     site = Site.open(root)
     salt = os.urandom(32)
     commitment = _commitment(salt, site.dataset.user_ids)
@@ -264,7 +275,7 @@ def enrol(root: Path, config: SiteConfig, policy: Policy) -> Site:
         "alpha": None,
         "max_records_per_user": policy.max_history,
         "server_nonce": None,
-        "policy_digest": sha256_hex((root / "policy.toml").read_bytes()),
+        "policy_digest": sha256_hex((root / POLICY).read_bytes()),
     }
     with Ledger.create(root / LEDGER, SigningKey.create(root / KEY), body, price=price_of_mechanisms):
         pass
@@ -282,30 +293,25 @@ def _toml(values: dict[str, object]) -> bytes:
     return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()).encode()
 
 
-@lru_cache(maxsize=8)
-def _catalogue(folder: Path) -> Catalogue:
+def _table_marks(folder: Path, schema: FileSchema) -> Marks:
+    return marks_of(folder / f"{schema.stem}{suffix}" for suffix in SUFFIXES)
+
+
+def _bundle_marks(folder: Path) -> Marks:
+    return marks_of(sorted(path for path in folder.glob("*") if path.is_file()))
+
+
+@lru_cache(maxsize=_SHARED)
+def _catalogue(folder: Path, _marks: Marks) -> Catalogue:
     return open_catalogue(folder)
 
 
-@lru_cache(maxsize=8)
-def _bundle(folder: Path) -> FeatureBundle:
+@lru_cache(maxsize=_SHARED)
+def _bundle(folder: Path, _marks: Marks) -> FeatureBundle:
     return open_bundle(folder)
 
 
-@lru_cache(maxsize=8)
-def _items(folder: Path) -> Items:
-    bundle = _bundle(folder)
+@lru_cache(maxsize=_SHARED)
+def _items(folder: Path, marks: Marks) -> Items:
+    bundle = _bundle(folder, marks)
     return Items.from_arrays(bundle.vectors, np.asarray(bundle.present_NM), texts=Texts.open(folder))
-
-
-@lru_cache(maxsize=1)
-def code_digest() -> str:
-    """SHA-256 over the names and digests of the installed modules of `client` and `mmrec_model`.
-
-    Read once per process, at its first message, and that is right: what runs is what was imported at the start. A file
-    that is replaced later does not run, so it must not change what policy and ledger are told has run.
-    """
-    top = Path(__file__).resolve().parents[1]
-    files = sorted(path for package in ("client", "mmrec_model") for path in (top / package).rglob("*.py"))
-    lines = (f"{path.relative_to(top).as_posix()} {sha256_hex(path.read_bytes())}\n" for path in files)
-    return sha256_hex("".join(lines).encode())

@@ -30,11 +30,12 @@ from mmrec_model.model.heads.outcomes import Outcomes
 from mmrec_model.model.items import Items
 from mmrec_model.model.loss import HistoryBatch
 from mmrec_model.model.objective import user_losses
-from mmrec_model.model.recommender import RecommenderNetwork, build_model
+from mmrec_model.model.recommender import RecommenderNetwork
+from mmrec_model.model.state import model_of_state
 from mmrec_model.privacy.clipping import clip_of
 from mmrec_model.privacy.noise import GaussianNoise
 from mmrec_model.privacy.witness import witness_size
-from mmrec_model.protocol import PRIOR, Arrays, trained_arrays
+from mmrec_model.protocol import PRIOR, Arrays
 
 GRADIENTS = "bookkeeping"
 
@@ -200,7 +201,7 @@ def _require_planned(facts: StepFacts, drawn: Mapping[float, int], plan: StepPla
 def global_model(
     config: RunConfig, catalogue: Items, state: Arrays, encoder_source: str | None = None
 ) -> tuple[RecommenderNetwork, Items]:
-    """The model of a global state, and the catalogue with the state's prior.
+    """The model of a global state, and what it reads of the catalogue, with the state's prior.
 
     Raises:
         ProtocolError: the state has no prior of one number per item.
@@ -212,10 +213,9 @@ def global_model(
         raise ProtocolError(
             f"the global state has no '{PRIOR}' of {config.features.items} items", remedy="Upgrade the older side"
         )
-    model = build_model(config, encoder_source=encoder_source)
-    model.load_trainable_state({name: torch.tensor(array) for name, array in trained_arrays(state).items()})
+    model = model_of_state(config, state, encoder_source=encoder_source)
     model.train()
-    return model, catalogue.with_prior(prior)
+    return model, catalogue.only(config.model_dims).with_prior(prior)
 
 
 def _sample(
@@ -226,7 +226,7 @@ def _sample(
     if not len(users):
         return []
     seed = noise.integer()
-    modalities = len(config.features.dims)
+    modalities = len(config.model_dims)
     drawn = draw_batch(
         histories,
         users,

@@ -8,15 +8,29 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from mmrec_model.canonical import canonical_json, sha256_hex
+from mmrec_model.config_ladder import CollaborationConfig, EvaluationConfig, GateConfig
 from mmrec_model.config_rules import (
+    refuse_broken_ladder,
     refuse_incomplete_heads,
     refuse_stray_encoder,
     refuse_unplanned_clip,
     refuse_unread,
     refuse_unread_transform,
+)
+from mmrec_model.config_types import (
+    Count,
+    Digest,
+    Fraction,
+    NonNegative,
+    Pooling,
+    Positive,
+    Precision,
+    Rate,
+    Strict,
+    Width,
 )
 
 Modality = Literal["text", "image", "audio", "video"]
@@ -40,24 +54,6 @@ RankingLoss = Literal["sampled_softmax", "bpr", "bce"]
 RANKING_LOSSES: tuple[RankingLoss, ...] = ("sampled_softmax", "bpr", "bce")
 HOUR_BUCKETS, WEEKDAYS = 8, 7
 """Public buckets of a moment: three hours of the day (UTC) each, and the days of the week from Monday."""
-
-Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
-Pooling = Literal["auto", "mean", "cls", "last"]
-Precision = Literal["float32", "bfloat16", "float16"]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Width = Annotated[int, Field(ge=2, le=4096)]
-Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-MetricName = Annotated[str, Field(pattern=r"^((recall|ndcg)_at_[1-9][0-9]{0,3}|mrr)$")]
-"""A ranking metric of one user that lies in [0, 1], as `mmrec_model.evaluation.ranking.per_user` names it."""
-
-
-class Strict(BaseModel):
-    """Frozen, no unknown keys, no silent conversion of types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class EncoderConfig(Strict):
@@ -158,6 +154,8 @@ class ModelConfig(Strict):
         trained_dims: leading PCA dimensions per modality that the trained part reads.
         modality_weights: public decision-level weights of the free part; an absent modality weighs 0.
         popularity_weight: weight of the standardised log popularity prior, once released.
+        collaboration_weight: weight of the standardised score from released pairs of items (`RunConfig.collaboration`);
+            0 in a model without it.
         fused_scale: size of the fused part beside the diagonal one; a smaller part collects less noise.
         temperature: multiplies all scores inside the loss; rankings do not depend on it.
         modalities: those of the bundle that the model reads; null for all of them.
@@ -187,8 +185,11 @@ class ModelConfig(Strict):
 
     hidden: Width = 16
     trained_dims: Width = 64
-    modality_weights: dict[Modality, NonNegative] = {"text": 1.0, "image": 0.5, "audio": 0.5, "video": 0.5}
+    modality_weights: dict[Modality, NonNegative] = Field(
+        default={"text": 1.0, "image": 0.5, "audio": 0.5, "video": 0.5}
+    )
     popularity_weight: NonNegative = 0.1
+    collaboration_weight: NonNegative = 0.0
     fused_scale: Positive = 0.5
     temperature: Positive = 10.0
     modalities: Annotated[tuple[Modality, ...], Field(min_length=1)] | None = None
@@ -204,10 +205,10 @@ class ModelConfig(Strict):
     user_media: tuple[UserMedium, ...] = ()
     scope: Scope = "fusion"
     text_encoder: TunedTextConfig | None = None
-    heads: dict[HeadName, Positive] = {}
+    heads: dict[HeadName, Positive] = Field(default={})
     cvr_loss: Literal["conditional", "esmm"] = "conditional"
     ctr_scorer: Literal["bilinear", "deepfm"] = "bilinear"
-    base_rates: dict[Literal["ctr", "cvr"], Rate] = {"ctr": 0.1, "cvr": 0.1}
+    base_rates: dict[Literal["ctr", "cvr"], Rate] = Field(default={"ctr": 0.1, "cvr": 0.1})
     rating_scale: tuple[float, float] = (1.0, 5.0)
     categories: Annotated[tuple[str, ...], Field(max_length=4096)] = ()
 
@@ -308,35 +309,6 @@ class PrivacyConfig(Strict):
         return self
 
 
-class EvaluationConfig(Strict):
-    """Which metrics the partners release during a run, and how often; by default none ever leaves.
-
-    Each release is the noised sum, over the partner's users with a validation item, of `metrics` and of the number 1.
-
-    Attributes:
-        metrics: what is released, in this order.
-        every: release after every n-th round; 0 for never.
-        final: release once more for the state that is exported, after the last round.
-        noise_multiplier: noise of a release, in units of sqrt(number of metrics + 1).
-    """
-
-    metrics: Annotated[tuple[MetricName, ...], Field(min_length=1, max_length=16)] = ("recall_at_10", "ndcg_at_10")
-    every: Annotated[int, Field(ge=0, le=100_000)] = 0
-    final: bool = False
-    noise_multiplier: NonNegative = 0.0
-
-    @model_validator(mode="after")
-    def _metrics_differ(self) -> Self:
-        if len(set(self.metrics)) != len(self.metrics):
-            raise ValueError(f"a metric is named twice in {list(self.metrics)}")
-        return self
-
-    def releases(self, rounds: int) -> tuple[int, ...]:
-        """The rounds of a run of `rounds` after which metrics are released; `rounds + 1` is the exported state."""
-        regular = range(self.every, rounds + 1, self.every) if self.every else ()
-        return (*regular, rounds + 1) if self.final else tuple(regular)
-
-
 class RunConfig(Strict):
     """One federated run, as the coordinator proposes it and every partner approves or refuses it."""
 
@@ -347,6 +319,8 @@ class RunConfig(Strict):
     training: TrainingConfig = TrainingConfig()
     privacy: PrivacyConfig
     evaluation: EvaluationConfig = EvaluationConfig()
+    collaboration: CollaborationConfig = CollaborationConfig()
+    gate: GateConfig = GateConfig()
     minimum_cohort: Count = 1
     round_timeout: Positive = 600.0
 
@@ -364,6 +338,11 @@ class RunConfig(Strict):
             raise ValueError("metrics are released with mechanism 'gaussian': evaluation.noise_multiplier is above 0")
         if not private and noise > 0.0:
             raise ValueError("mechanism 'none' needs evaluation.noise_multiplier 0")
+        return self
+
+    @model_validator(mode="after")
+    def _ladder_stands(self) -> Self:
+        refuse_broken_ladder(self)
         return self
 
     @property

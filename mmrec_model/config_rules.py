@@ -9,7 +9,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mmrec_model.config import ModelConfig, PrivacyConfig, TransformConfig
+    from mmrec_model.config import ModelConfig, PrivacyConfig, RunConfig, TransformConfig
 
 _READ_BY = {
     "fusion_layers": ("concat", "transformer"),
@@ -92,6 +92,22 @@ def refuse_unplanned_clip(privacy: PrivacyConfig) -> None:
     least, most = _FLOAT32_CLIPS
     if privacy.max_grad_norm / privacy.clip_range < least or privacy.max_grad_norm * privacy.clip_range > most:
         raise ValueError(f"clipping 'adaptive' needs a range of clips from {least:g} to {most:g}")
+
+
+def refuse_broken_ladder(run: RunConfig) -> None:
+    """Refuse a rung without its noise, noise without its rung, and a scorer of pairs that is not read."""
+    pairs, gate, private = run.collaboration, run.gate, run.privacy.mechanism != "none"
+    rungs = (("collaboration", pairs.items > 0, pairs.noise_multiplier), ("gate", gate.metric is not None,
+             gate.noise_multiplier))  # fmt: skip
+    for name, used, noise in rungs:
+        if used and private and noise <= 0.0:
+            raise ValueError(f"{name} is released with mechanism 'gaussian': {name}.noise_multiplier is above 0")
+        if noise > 0.0 and not (used and private):
+            raise ValueError(f"{name}.noise_multiplier is {noise:g}, and nothing is released with it")
+    if pairs.items > run.features.items:
+        raise ValueError(f"collaboration.items is {pairs.items}, the catalogue has {run.features.items}")
+    if (pairs.items > 0) != (run.model.collaboration_weight > 0.0):
+        raise ValueError("collaboration.items and model.collaboration_weight are both above 0, or both 0")
 
 
 def refuse_unread_transform(transform: TransformConfig) -> None:

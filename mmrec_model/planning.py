@@ -1,25 +1,19 @@
-"""From a target price to a plan: how much noise each release of a run needs, from public facts alone.
+"""What a plan releases, as priced events, and the rates that its public numbers allow.
 
 A plan is fixed before the first step and charged whole, so that its price may be composed exactly (privacy loss
-distributions); nothing here looks at a user's data.
+distributions); nothing here looks at a user's data. `mmrec_model.budgeting` chooses the noise.
 """
 
 from __future__ import annotations
 
 import math
 
-from mmrec_model.config import EvaluationConfig, PrivacyConfig, RunConfig, TrainingConfig
+from mmrec_model.config import PrivacyConfig, RunConfig, TrainingConfig
+from mmrec_model.config_ladder import CollaborationConfig, EvaluationConfig, GateConfig
 from mmrec_model.config_reader import parse_config
-from mmrec_model.errors import PrivacyError
-from mmrec_model.privacy.calibration import calibrate
 from mmrec_model.privacy.clipping import gradient_noise_multiplier
 from mmrec_model.privacy.events import GaussianRelease, NonPrivate, PrivacyEvent, SampledGaussian
-from mmrec_model.privacy.gaussian_dp import gaussian_mu
 
-POPULARITY_SHARE = 0.1
-"""Part of the squared mu-GDP budget that the popularity prior gets; the rest trains."""
-EVALUATION_SHARE = 0.05
-"""Part of the squared mu-GDP budget that all metric releases of a run get together, where it has any."""
 ENOUGH_SIGNAL = 4.0
 """Ratio of the largest signal of a step to its noise from which on the full learning rate is used."""
 SETTLED = 0.05
@@ -52,13 +46,27 @@ def evaluation_event(privacy: PrivacyConfig, evaluation: EvaluationConfig, *, re
     return GaussianRelease(evaluation.noise_multiplier, releases)
 
 
+def pairs_event(privacy: PrivacyConfig, collaboration: CollaborationConfig) -> PrivacyEvent:
+    """The one release of item pairs."""
+    return NonPrivate() if privacy.mechanism == "none" else GaussianRelease(collaboration.noise_multiplier)
+
+
+def compare_event(privacy: PrivacyConfig, gate: GateConfig) -> PrivacyEvent:
+    """The one release of the rungs' scores."""
+    return NonPrivate() if privacy.mechanism == "none" else GaussianRelease(gate.noise_multiplier)
+
+
 def plan_events(config: RunConfig) -> tuple[PrivacyEvent, ...]:
     """Every release of a whole run at one partner, in order."""
     events: list[PrivacyEvent] = [popularity_event(config.privacy)]
+    if config.collaboration.items:
+        events.append(pairs_event(config.privacy, config.collaboration))
     if config.training.rounds:
         events.append(training_event(config.privacy, config.training, rounds=config.training.rounds))
     if releases := len(config.evaluated_rounds):
         events.append(evaluation_event(config.privacy, config.evaluation, releases=releases))
+    if config.gate.metric is not None:
+        events.append(compare_event(config.privacy, config.gate))
     return tuple(events)
 
 
@@ -118,87 +126,3 @@ def planned_momentum(training: TrainingConfig) -> float:
     if not training.rounds:
         return training.server_momentum
     return min(training.server_momentum, math.pow(SETTLED, 2.0 / training.rounds))
-
-
-def planned_evaluation(
-    epsilon: float, delta: float, evaluation: EvaluationConfig, training: TrainingConfig
-) -> EvaluationConfig:
-    """`evaluation` with the noise at which all its releases together cost their share of the budget.
-
-    Args:
-        epsilon: target of the whole plan, above 0; infinity means without noise.
-        delta: in (0, 1).
-        evaluation: which metrics, and when; its noise is replaced.
-        training: gives the number of rounds.
-
-    Raises:
-        PrivacyError: a target that is not a positive number.
-    """
-    releases = len(evaluation.releases(training.rounds))
-    noise = 0.0
-    if releases and not math.isinf(epsilon):
-        noise = math.sqrt(releases / EVALUATION_SHARE) / gaussian_mu(epsilon, delta)
-    return evaluation.model_copy(update={"noise_multiplier": noise})
-
-
-def private_plan(
-    epsilon: float,
-    delta: float,
-    training: TrainingConfig,
-    *,
-    evaluation: EvaluationConfig | None = None,
-    max_grad_norm: float = 1.0,
-    popularity_cap: int = 20,
-) -> PrivacyConfig:
-    """The noise multipliers with which the whole plan costs at most `epsilon` at `delta` (relation zero-out).
-
-    Args:
-        epsilon: target, above 0; infinity means without privacy.
-        delta: in (0, 1).
-        training: rounds, steps and rate of the plan.
-        evaluation: metrics that are released too, with their noise (`planned_evaluation`); None for none.
-        max_grad_norm: L2 bound of a user's gradient.
-        popularity_cap: distinct items of a user that the popularity release counts.
-
-    Raises:
-        PrivacyError: a target that is not a positive number.
-    """
-    if math.isnan(epsilon) or epsilon <= 0.0:
-        raise PrivacyError(f"epsilon is {epsilon}, it must be above 0", remedy="Give e.g. 8, or inf for no privacy")
-    settled = PrivacyConfig(
-        mechanism="none",
-        epsilon=None,
-        delta=delta,
-        noise_multiplier=0.0,
-        max_grad_norm=max_grad_norm,
-        popularity_noise_multiplier=0.0,
-        popularity_cap=popularity_cap,
-    )
-    if math.isinf(epsilon):
-        return settled
-    popularity, noise = _noise(epsilon, delta, training, _metric_releases(evaluation, training))
-    priced = {
-        "mechanism": "gaussian",
-        "epsilon": float(epsilon),
-        "noise_multiplier": noise,
-        "popularity_noise_multiplier": popularity,
-    }
-    return PrivacyConfig.model_validate(settled.model_dump() | priced)
-
-
-def _metric_releases(evaluation: EvaluationConfig | None, training: TrainingConfig) -> tuple[GaussianRelease, ...]:
-    releases = len(evaluation.releases(training.rounds)) if evaluation else 0
-    return (GaussianRelease(evaluation.noise_multiplier, releases),) if evaluation and releases else ()
-
-
-def _noise(
-    epsilon: float, delta: float, training: TrainingConfig, metrics: tuple[GaussianRelease, ...]
-) -> tuple[float, float]:
-    steps = training.rounds * training.local_steps
-    if not steps:
-        alone = calibrate(epsilon, delta, lambda sigma: (GaussianRelease(sigma), *metrics))
-        return alone, alone
-    popularity = 1.0 / (math.sqrt(POPULARITY_SHARE) * gaussian_mu(epsilon, delta))
-    fixed = (GaussianRelease(popularity), *metrics)
-    rate = training.sample_rate
-    return popularity, calibrate(epsilon, delta, lambda sigma: (*fixed, SampledGaussian(rate, sigma, steps)))

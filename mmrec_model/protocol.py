@@ -8,7 +8,10 @@ listed here does not cross the wire.
     POPULARITY  coordinator -> partner   one priced release: noised counts of distinct users per item
     TRAIN       coordinator -> partner   one priced release per round: the noised, clipped mean update, and with
                                          adaptive clipping the noised share of users within the clip
+    PAIRS       coordinator -> partner   one priced release: the noised sum of the users' bounded item pairs
+    SCORER      coordinator -> partner   nothing is asked; carries what was made of all pairs, once, by its digest
     EVALUATE    coordinator -> partner   one priced release: noised sums of bounded validation metrics over the users
+    COMPARE     coordinator -> partner   one priced release: the same of one metric for each rung of the ladder
     RECEIPT     coordinator -> partner   nothing is asked; carries the countersignature of the run's last ledger head
 
 Both sides sign. A request carries the coordinator's signature over all of itself, a nonce for this partner and this
@@ -32,13 +35,23 @@ import numpy.typing as npt
 from mmrec_model.canonical import canonical_json, sha256_hex
 from mmrec_model.errors import ProtocolError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 ARRAYS = "arrays"
 FIELDS = "fields"
 PRIOR: Final = "prior"
 """The standardised log popularity that travels beside the trained arrays."""
 CLIP: Final = "clip"
 """The clip of the round, float32 [1], beside the trained arrays of a run with adaptive clipping."""
+PAIRS: Final = "pairs"
+"""Name of the one array of a PAIRS reply: float32 `[T]`, the triangle of `mmrec_model.collaboration.pairs`."""
+SELECTED: Final = "selected"
+"""Catalogue places of the items whose pairs are counted, float32 `[M]`, ascending."""
+SCORER: Final = "scorer"
+"""The collaborative scorer, float32 `[M, M]`; it travels with `selected`, apart from the other arrays."""
+KEPT_TERMS: Final = "kept_terms"
+"""Beside an exported state, float32 `[S]`: 1 for each free term of the score that the gate left in it, else 0."""
+COMPARED: Final = "compared"
+"""Name of the one array of a COMPARE reply: the sums of each rung's metric, then the number of evaluated users."""
 CLIP_SHARE: Final = "clip_share"
 """Name of the array, float32 [1], by which an update of such a run says how many users were within the clip."""
 WITNESS: Final = "witness"
@@ -47,6 +60,9 @@ METRICS: Final = "metrics"
 """Name of the one array of an EVALUATE reply: the sums of the plan's metrics, then the number of evaluated users."""
 REQUEST_DOMAIN: Final = b"mmrec-request/v1\0"
 """What the coordinator's signature over a request starts with, so that it can be shown for nothing else."""
+
+BESIDE: Final = frozenset({PRIOR, CLIP, SELECTED, SCORER, KEPT_TERMS})
+"""Arrays of a global state that are not trained."""
 
 Scalar: TypeAlias = str | int | float
 Arrays: TypeAlias = dict[str, npt.NDArray[np.float32]]
@@ -57,8 +73,11 @@ class Kind(StrEnum):
 
     DESCRIBE = "query.describe"
     POPULARITY = "train.popularity"
+    PAIRS = "train.pairs"
+    SCORER = "query.scorer"
     TRAIN = "train"
     EVALUATE = "evaluate.metrics"
+    COMPARE = "evaluate.compare"
     RECEIPT = "query.receipt"
 
 
@@ -71,7 +90,8 @@ class Request:
         round: 0 before training; 1, 2, ... for training rounds, and for the evaluation of the state after a round; one
             more than the last for the exported state.
         plan: the `RunConfig` as JSON text.
-        model_digest: `arrays_digest` of the global state this request carries; empty before training.
+        model_digest: `state_digest` of the global state this request carries; empty where there is none yet.
+        scorer: `arrays_digest` of the collaborative scorer that belongs to the state; empty without one.
         partner: whom it is for; empty in DESCRIBE, which asks for names.
         nonce: to be signed with the ledger head of the reply; empty in DESCRIBE.
         receipt: the countersignature of the last head that this partner showed, as JSON; empty before the first.
@@ -85,6 +105,7 @@ class Request:
     round: int
     plan: str
     model_digest: str = ""
+    scorer: str = ""
     partner: str = ""
     nonce: str = ""
     receipt: str = ""
@@ -133,7 +154,7 @@ MessageT = TypeVar("MessageT", Request, Reply)
 
 def trained_arrays(state: Arrays) -> Arrays:
     """A global state without what travels beside the trained arrays."""
-    return {name: array for name, array in state.items() if name not in {PRIOR, CLIP}}
+    return {name: array for name, array in state.items() if name not in BESIDE}
 
 
 def to_fields(message: Request | Reply) -> dict[str, Scalar]:
@@ -180,6 +201,12 @@ def arrays_digest(arrays: Mapping[str, npt.NDArray[np.float32]]) -> str:
         array = np.ascontiguousarray(arrays[name], dtype="<f4")
         parts.append(f"{name}{array.shape}".encode() + b"\0" + array.tobytes())
     return sha256_hex(b"\1".join(parts))
+
+
+def state_digest(arrays: Mapping[str, npt.NDArray[np.float32]], scorer: str = "") -> str:
+    """Identity of a global state: of its arrays, and of the collaborative scorer that was sent before."""
+    own = arrays_digest(arrays)
+    return sha256_hex(f"{own} {scorer}".encode()) if scorer else own
 
 
 def arrays_norm(arrays: Mapping[str, npt.NDArray[np.float32]]) -> float:

@@ -230,13 +230,17 @@ def public_share_bound(config: RunConfig, *, users: int) -> float:
     return 1.001 * (HALF * _most_joins(config, users, tail) + noise) / divisor
 
 
-def public_counts_bound(config: RunConfig, *, users: int) -> float:
-    """The same for the popularity release: n users count at most n once per item and n cap in all; plus the noise."""
-    privacy = config.privacy
-    people = ROUNDING * users
+def public_sum_bound(*, users: int, width: int, bound: float, noise: float) -> float:
+    """The same for a release of noised sums over all users.
+
+    Args:
+        users: the partner's public number of users, each of whom adds at most `bound` in L2 norm.
+        width: numbers released.
+        bound: the users' L2 bound.
+        noise: standard deviation of the noise on each number, in units of `bound`.
+    """
     tail = math.log(1.0 / FALSE_ALARM)
-    noise = privacy.popularity_noise_multiplier * (math.sqrt(config.features.items) + math.sqrt(2.0 * tail))
-    return 1.001 * math.sqrt(privacy.popularity_cap) * (people + noise)
+    return 1.001 * bound * (ROUNDING * users + noise * (math.sqrt(width) + math.sqrt(2.0 * tail)))
 
 
 def _most_joins(config: RunConfig, users: int, tail: float) -> float:

@@ -84,8 +84,8 @@ class ServerOptimizer:
         return moved, faster
 
 
-def sum_counts(releases: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float64]:
-    """Sum of noised counts, float64 [N], in the given order."""
+def sum_arrays(releases: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float64]:
+    """Sum of arrays of one shape in float64, in the given order."""
     total_N = np.zeros(releases[0].shape, np.float64)
     for release in releases:
         total_N += release

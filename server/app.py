@@ -1,14 +1,15 @@
 """The coordinator as a Flower ServerApp: one run, from `workspace/plan.json` to `workspace/coordinator/`.
 
 Reads the plan; writes `run.jsonl` (what happened), `rounds/` (a snapshot after every round) and `final.safetensors`
-(the trained arrays and the popularity prior). Started again after a crash, it goes on with the round after the newest
-whole snapshot. It holds no user data and reads none. The folder also holds its key, the partners' public keys and the
-heads of their ledgers (`server.sites`).
+(what is exported, with all that travels beside it). Started again after a crash, it goes on with the round after the
+newest whole snapshot. It holds no user data and reads none. The folder also holds its key, the partners' public keys
+and the heads of their ledgers (`server.sites`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,12 +21,23 @@ from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import ConfigError, MmrecError, ModelError
 from mmrec_model.model.recommender import initial_state
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
-from mmrec_model.protocol import CLIP, CLIP_SHARE, PRIOR, WITNESS, Arrays
+from mmrec_model.protocol import BESIDE, CLIP_SHARE, WITNESS, Arrays, arrays_digest
+from server import collaboration, gate
 from server.checkpoint import CheckpointStore, Snapshot, export_state
+from server.exchange import online
 from server.journal import Journal, WaveFacts, read_journal
 from server.messages import pack_arrays
+from server.releases import (
+    describe,
+    release_comparison,
+    release_metrics,
+    release_pairs,
+    release_popularity,
+    send_receipts,
+    send_scorer,
+)
 from server.sites import Sites
-from server.strategy import PrivateFederation, describe, online, release_metrics, release_popularity, send_receipts
+from server.strategy import PrivateFederation
 from server.waves import Enrolment, VoidWave
 from server.witness import WitnessWatch
 
@@ -62,8 +74,8 @@ def coordinate(grid: Grid, workspace: Path, initial: Callable[[RunConfig], Array
     journal = Journal(folder / "run.jsonl")
     try:
         with Sites.open(folder) as sites:
-            final = _train(grid, config, journal, initial, sites)
-            export_state(folder / "final.safetensors", final, run_id=config.run_id, plan_digest=config.digest)
+            final, scorer = _train(grid, config, journal, initial, sites)
+            export_state(folder / "final.safetensors", final, scorer, run_id=config.run_id, plan_digest=config.digest)
             journal.write("finished", round=final.round, model_digest=final.digest)
             return final
     except MmrecError as error:
@@ -87,7 +99,7 @@ def read_plan(path: Path) -> RunConfig:
 
 def _train(
     grid: Grid, config: RunConfig, journal: Journal, initial: Callable[[RunConfig], Arrays], sites: Sites
-) -> Snapshot:
+) -> tuple[Snapshot, Arrays]:
     store = CheckpointStore(journal.path.with_name("rounds"), config.digest)
     nodes = online(grid, minimum=config.minimum_cohort, timeout=config.round_timeout)
     enrolment, facts = describe(grid, config, nodes, sites)
@@ -101,6 +113,7 @@ def _train(
         enrolment = _same_partners(enrolment, snapshot, config)
         journal.write("resumed", round=snapshot.round, model_digest=snapshot.digest, damaged=store.damaged)
 
+    snapshot, scorer = _collaborate(grid, config, enrolment, sites, journal, snapshot)
     witness = WitnessWatch(config, enrolment.users)
     evaluate = partial(_evaluate, grid, config, enrolment, sites, journal)
 
@@ -120,9 +133,46 @@ def _train(
     final = store.averaged(strategy.snapshot, config.training.averaged_share)
     if store.left_out:
         journal.write("averaged", round=final.round, left_out=store.left_out)
+    if config.gate.metric is not None:
+        final = _gate(grid, config, enrolment, sites, journal, final, initial(config))
     evaluate(final, final.round + 1)
     journal.write("receipts", **send_receipts(grid, config, enrolment, sites).to_json())
-    return final
+    return final, scorer
+
+
+def _collaborate(  # noqa: PLR0917 - the parts of one round
+    grid: Grid, config: RunConfig, enrolment: Enrolment, sites: Sites, journal: Journal, snapshot: Snapshot
+) -> tuple[Snapshot, Arrays]:
+    """The snapshot with its collaborative scorer, made now or before, and brought to the partners."""
+    if not config.collaboration.items:
+        return snapshot, {}
+    folder = journal.path.parent
+    scorer = collaboration.find(folder, snapshot)
+    if not scorer:
+        selected = collaboration.selection(config, snapshot)
+        triangle, noise, facts = release_pairs(grid, config, enrolment, sites, selected)
+        journal.write("pairs", items=config.collaboration.items, **facts.to_json())
+        scorer, found = collaboration.make_scorer(config, folder.parent / "features", selected, triangle, noise)
+        collaboration.keep(folder, scorer, found)
+    digest = arrays_digest(scorer)
+    journal.write("scorer", scorer=digest, **send_scorer(grid, config, enrolment, sites, scorer).to_json())
+    return replace(snapshot, scorer=digest), scorer
+
+
+def _gate(  # noqa: PLR0917 - the parts of one round
+    grid: Grid,
+    config: RunConfig,
+    enrolment: Enrolment,
+    sites: Sites,
+    journal: Journal,
+    final: Snapshot,
+    initial: Arrays,
+) -> Snapshot:
+    """The rung that the partners' release is best for."""
+    measured, facts = release_comparison(grid, config, enrolment, final, sites)
+    verdict = gate.decide(config, measured)
+    journal.write("gate", model_digest=final.digest, metric=config.gate.metric, **verdict.to_json(), **facts.to_json())
+    return gate.gated(config, final, verdict, initial)
 
 
 def _evaluate(  # noqa: PLR0917 - the parts of one round
@@ -142,7 +192,7 @@ def _is_evaluated(journal: Journal, state: Snapshot, round_: int) -> bool:
 
 
 def _checked(state: Arrays) -> Arrays:
-    reserved = {PRIOR, CLIP, CLIP_SHARE, WITNESS}
+    reserved = BESIDE | {CLIP_SHARE, WITNESS}
     if reserved & set(state) or not state:
         raise ModelError(
             f"the trained arrays {sorted(state)[:5]} are empty or hold one of {sorted(reserved)}", remedy="Rename it"

@@ -22,7 +22,7 @@ from safetensors.numpy import load, save
 
 from mmrec_model.canonical import sha256_hex
 from mmrec_model.errors import ModelError
-from mmrec_model.protocol import CLIP, PRIOR, Arrays, arrays_digest
+from mmrec_model.protocol import CLIP, KEPT_TERMS, PRIOR, Arrays, state_digest
 from mmrec_model.storage import write_atomically
 
 _STATE, _VELOCITY = "state/", "velocity/"
@@ -39,6 +39,8 @@ class Snapshot:
         velocity: of the server optimizer, with the names and shapes of `state`.
         partners: enrolled partners and their public numbers of users.
         clip: float32 [1], the clip of the next round; None with flat clipping, and in an export.
+        scorer: `arrays_digest` of the collaborative scorer that belongs to the state; empty in a run without one.
+        kept_terms: float32 [S], what the gate left in the score; None before it.
     """
 
     round: int
@@ -47,11 +49,14 @@ class Snapshot:
     velocity: Arrays
     partners: Mapping[str, int]
     clip: npt.NDArray[np.float32] | None = None
+    scorer: str = ""
+    kept_terms: npt.NDArray[np.float32] | None = None
 
     @property
     def beside(self) -> Arrays:
-        """What travels beside the trained arrays: the prior and, if there is one, the clip."""
-        return {PRIOR: self.prior} if self.clip is None else {PRIOR: self.prior, CLIP: self.clip}
+        """What travels beside the trained arrays: the prior and, where there are any, the clip and the kept terms."""
+        given = {PRIOR: self.prior, CLIP: self.clip, KEPT_TERMS: self.kept_terms}
+        return {name: array for name, array in given.items() if array is not None}
 
     @property
     def travelling(self) -> Arrays:
@@ -60,8 +65,8 @@ class Snapshot:
 
     @property
     def digest(self) -> str:
-        """`arrays_digest` of `travelling`: the identity of the global model."""
-        return arrays_digest(self.travelling)
+        """`state_digest` of `travelling` and the scorer: the identity of the global model."""
+        return state_digest(self.travelling, self.scorer)
 
 
 @dataclass
@@ -94,6 +99,7 @@ class CheckpointStore:
             "sha256": sha256_hex(content),
             "model_digest": snapshot.digest,
             "plan_digest": self.plan_digest,
+            "scorer": snapshot.scorer,
             "partners": dict(snapshot.partners),
             "facts": dict(facts),
         }
@@ -173,14 +179,23 @@ class CheckpointStore:
             _named(arrays, _VELOCITY),
             {str(name): int(users) for name, users in facts["partners"].items()},
             arrays.get(CLIP),
+            str(facts["scorer"]),
         )
         if snapshot.digest != facts["model_digest"]:
             raise ValueError("the arrays do not have the recorded digest")
         return snapshot
 
 
-def export_state(path: Path, snapshot: Snapshot, *, run_id: str, plan_digest: str) -> None:
-    """Write the trained arrays and the prior under their plain names; the metadata `run` (JSON) says whose they are."""
+def export_state(path: Path, snapshot: Snapshot, scorer: Arrays, *, run_id: str, plan_digest: str) -> None:
+    """Write the trained arrays and what is beside them under their plain names; the metadata `run` says whose they are.
+
+    Args:
+        path: the file.
+        snapshot: the state.
+        scorer: `scorer` and `selected` of a run that has them, else nothing.
+        run_id: of the run.
+        plan_digest: of its configuration.
+    """
     facts = {
         "run_id": run_id,
         "plan_digest": plan_digest,
@@ -188,7 +203,7 @@ def export_state(path: Path, snapshot: Snapshot, *, run_id: str, plan_digest: st
         "model_digest": snapshot.digest,
     }
     # One key: safetensors writes several in an order that changes from run to run.
-    write_atomically(path, save(snapshot.travelling, metadata={"run": json.dumps(facts)}))
+    write_atomically(path, save({**snapshot.travelling, **scorer}, metadata={"run": json.dumps(facts)}))
 
 
 def _named(arrays: Arrays, prefix: str) -> Arrays:

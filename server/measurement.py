@@ -15,15 +15,12 @@ to [0, 1], because that would shift it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-
-from mmrec_model.config import RunConfig
-from mmrec_model.protocol import METRICS, Arrays
-from server.admission import FALSE_ALARM, ROUNDING
+import numpy.typing as npt
 
 LEAST_SIGNAL = 5.0
 """Evaluated users over the deviation of their noise, from which on a mean is given."""
@@ -56,35 +53,22 @@ class Measured:
         return asdict(self)
 
 
-def metrics_bound(config: RunConfig, *, users: int) -> float:
-    """What the norm of an honest release exceeds with probability below `FALSE_ALARM`.
+def means(names: Sequence[str], total: npt.NDArray[np.float64], *, noise_multiplier: float, partners: int) -> Measured:
+    """The mean of each metric over the users of all partners.
 
     Args:
-        config: the public plan.
-        users: the partner's public number of users, of whom each adds at most sqrt(m + 1).
+        names: m of them.
+        total: summed releases `[m + 1]`, the number of users last.
+        noise_multiplier: sigma, in units of sqrt(m + 1).
+        partners: P, how many releases were summed.
     """
-    width = len(config.evaluation.metrics) + 1
-    tail = math.log(1.0 / FALSE_ALARM)
-    noise = config.evaluation.noise_multiplier * (math.sqrt(width) + math.sqrt(2.0 * tail))
-    return 1.001 * math.sqrt(width) * (ROUNDING * users + noise)
-
-
-def mean_metrics(config: RunConfig, releases: Mapping[str, Arrays]) -> Measured:
-    """The mean metrics of all partners.
-
-    Args:
-        config: the public plan.
-        releases: admitted arrays by partner, at least one.
-    """
-    names = config.evaluation.metrics
-    total = np.sum([releases[name][METRICS].astype(np.float64) for name in sorted(releases)], axis=0)
     users = float(total[-1])
-    deviation = config.evaluation.noise_multiplier * math.sqrt(len(releases) * (len(names) + 1))
+    deviation = noise_multiplier * math.sqrt(partners * (len(names) + 1))
     if users < max(1.0, LEAST_SIGNAL * deviation):
         return Measured(users, deviation, {})
-    means = (float(value) / users for value in total[:-1])
+    values = (float(value) / users for value in total[:-1])
     return Measured(
         users,
         deviation,
-        {name: Mean(mean, deviation * math.hypot(1.0, mean) / users) for name, mean in zip(names, means, strict=True)},
+        {name: Mean(mean, deviation * math.hypot(1.0, mean) / users) for name, mean in zip(names, values, strict=True)},
     )

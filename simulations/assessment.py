@@ -1,125 +1,35 @@
 """Central evaluation of a simulated federation, where the data of all partners belongs to whoever runs it.
 
-Protocol: one held-out item per user (pinned split, or leave-last-out), ranked against the whole catalogue; items of the
-user's history are no candidates. For validation the history is the train items; for the test train and validation.
-Nothing computed here is a release of a partner, and nothing of it reaches the coordinator.
+Protocol: the held-out items of a panel (`simulations.panels`), ranked against the whole catalogue. The rest of the
+protocol is `simulations.quality`. Nothing computed here is a release of a partner; none of it reaches the coordinator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import reduce
-from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
-import torch
 
 from client.site import Site
 from mmrec_model.config import RunConfig
-from mmrec_model.data.dataset import PartnerDataset
-from mmrec_model.evaluation.baselines import EASE, MAX_ITEMS, Csr, ItemKNN, Popularity, interaction_matrix, scorer
-from mmrec_model.evaluation.ranking import RankingTask, Ranks, Scorer, ranking_metrics, ranks
+from mmrec_model.evaluation.baselines import EASE, MAX_ITEMS, ItemKNN, Popularity, scorer
+from mmrec_model.evaluation.ranking import Ranks, ranking_metrics
 from mmrec_model.evaluation.ranking import standard_errors as standard_errors_of
+from mmrec_model.ladder import rungs_of
 from mmrec_model.model.items import Items
-from mmrec_model.model.recommender import RecommenderNetwork, build_model
-from mmrec_model.model.scoring import encode_catalogue, score_catalogue
-from mmrec_model.protocol import PRIOR, Arrays, trained_arrays
+from mmrec_model.model.state import model_of_state, state_of_rung
+from mmrec_model.protocol import PRIOR, Arrays
+from simulations.panels import Panel, Part, panel_of
 from simulations.run_record import Metrics
 
-Part = Literal["val", "test"]
-Ints = npt.NDArray[np.int64]
-
-_TIES_SEED = 20_240_601
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Users with a held-out item.
-
-    Attributes:
-        histories: item indices of each user, oldest first.
-        partner_U: number of each user's partner.
-        task: held-out items and what is no candidate.
-        train: train rows of all users of the federation `[all, N]`, what baselines learn from.
-        rows: history rows of the panel's users `[U, N]`, what baselines see of a user.
-        own: own media of the panel's users `[U]`, in a run that reads them.
-    """
-
-    histories: tuple[Ints, ...]
-    partner_U: Ints
-    task: RankingTask
-    train: Csr
-    rows: Csr
-    own: Items | None = None
-
-    def sample(self, most: int, seed: int) -> Panel:
-        """At most `most` users, drawn once by `seed`."""
-        if len(self.histories) <= most:
-            return self
-        keep = np.sort(np.random.default_rng(seed).choice(len(self.histories), most, replace=False))
-        histories = tuple(self.histories[user] for user in keep)
-        task = RankingTask.from_histories(histories, self.task.targets_U[keep], n_items=self.task.n_items)
-        own = None if self.own is None else self.own.take(torch.from_numpy(keep))
-        return Panel(histories, self.partner_U[keep], task, self.train, self.rows[keep], own)
-
-    def rank(self, scores: Scorer) -> Ranks:
-        """Rank every user's held-out item."""
-        return ranks(scores, self.task, seed=_TIES_SEED)
-
-    def model_scorer(self, model: RecommenderNetwork, catalogue: Items) -> Scorer:
-        """The model on the panel's histories."""
-        read = encode_catalogue(model, catalogue)
-        return lambda users: score_catalogue(
-            model, read, [self.histories[user] for user in users], profiles_of(self.own, users)
-        )
-
-
-def profiles_of(own: Items | None, users: Ints) -> Items | None:
-    """Own media of some users as the model takes them, `[B, 1]`; None where a run reads none."""
-    return None if own is None else own.take(torch.from_numpy(np.asarray(users, np.int64)).unsqueeze(1))
+__all__ = [
+    "Panel", "Part", "all_errors", "all_metrics", "baseline_ranks", "errors", "floor_ranks", "metrics", "model_ranks",
+    "of_partner", "own_media", "panel_of", "upper_rung_ranks",
+]  # fmt: skip
 
 
 def own_media(sites: Sequence[Site], config: RunConfig) -> list[Items]:
     """Per partner, its users' own media; empty in a run that reads none."""
-    found = [site.own_media(config.model) for site in sites]
+    found = [site.parts_of(config).own_media() for site in sites]
     return [media for media in found if media is not None]
-
-
-def panel_of(datasets: Sequence[PartnerDataset], part: Part, own: Sequence[Items] = ()) -> Panel:
-    """All users of all partners who have a held-out item of `part`.
-
-    Args:
-        datasets: one per partner.
-        part: which held-out item.
-        own: per partner, its users' own media, in a run that reads them.
-    """
-    n_items = len(datasets[0].catalogue)
-    histories: list[Ints] = []
-    targets: list[int] = []
-    partners: list[int] = []
-    media: list[Items] = []
-    for number, data in enumerate(datasets):
-        held_out = data.val if part == "val" else data.test
-        if own:
-            media.append(own[number].take(torch.from_numpy(np.flatnonzero(held_out >= 0))))
-        for user in np.flatnonzero(held_out >= 0):
-            history = data.train.of(int(user))
-            if part == "test" and data.val[user] >= 0:
-                history = np.append(history, data.val[user])
-            histories.append(history[history != held_out[user]])
-            targets.append(int(held_out[user]))
-            partners.append(number)
-    train = [data.train.of(user) for data in datasets for user in range(len(data))]
-    return Panel(
-        histories=tuple(histories),
-        partner_U=np.asarray(partners, dtype=np.int64),
-        task=RankingTask.from_histories(histories, np.asarray(targets, dtype=np.int64), n_items=n_items),
-        train=_matrix(train, n_items),
-        rows=_matrix(histories, n_items),
-        own=reduce(lambda first, more: more.behind(first), media) if media else None,
-    )
 
 
 def model_ranks(config: RunConfig, items: Items, panel: Panel, state: Arrays) -> Ranks:
@@ -129,16 +39,9 @@ def model_ranks(config: RunConfig, items: Items, panel: Panel, state: Arrays) ->
         config: the run.
         items: the whole catalogue.
         panel: the users.
-        state: the trained arrays and the prior.
+        state: the trained arrays and what travels beside them.
     """
-    return panel.rank(panel.model_scorer(trained_model(config, state), items.with_prior(state[PRIOR])))
-
-
-def trained_model(config: RunConfig, state: Arrays) -> RecommenderNetwork:
-    """The model of a run with the trained arrays of a global state."""
-    model = build_model(config)
-    model.load_trainable_state({name: torch.from_numpy(array) for name, array in trained_arrays(state).items()})
-    return model
+    return panel.rank(panel.model_scorer(model_of_state(config, state), items.with_prior(state[PRIOR])))
 
 
 def baseline_ranks(panel: Panel) -> dict[str, Ranks]:
@@ -150,20 +53,30 @@ def baseline_ranks(panel: Panel) -> dict[str, Ranks]:
     return found
 
 
-def floor_ranks(panel: Panel, untrained: RecommenderNetwork, catalogue: Items) -> dict[str, Ranks]:
+FLOORS = {"popularity": "popularity_dp", "content": "free_content", "free": "free_content_with_prior"}
+"""Rungs of the ladder that cost nothing, or one small release, and what a report calls them."""
+
+
+def floor_ranks(config: RunConfig, items: Items, panel: Panel, state: Arrays) -> dict[str, Ranks]:
     """What costs nothing, or one small release: a trained model has to beat the best of these.
 
     Args:
+        config: the run.
+        items: the whole catalogue.
         panel: the users.
-        untrained: the model before training, whose residual is zero.
-        catalogue: all items, with the DP popularity prior.
+        state: any global state of the run.
     """
-    without = catalogue.with_prior(np.zeros(panel.task.n_items, dtype=np.float32))
-    prior = catalogue.prior.numpy()
     return {
-        "popularity_dp": panel.rank(lambda users: np.broadcast_to(prior, (len(users), len(prior)))),
-        "free_content": panel.rank(panel.model_scorer(untrained, without)),
-        "free_content_with_prior": panel.rank(panel.model_scorer(untrained, catalogue)),
+        name: model_ranks(config, items, panel, state_of_rung(config, state, rung)) for rung, name in FLOORS.items()
+    }
+
+
+def upper_rung_ranks(config: RunConfig, items: Items, panel: Panel, state: Arrays) -> dict[str, Ranks]:
+    """The rungs of the plan above the floors, by name; the last one is what was trained, if anything was."""
+    return {
+        rung: model_ranks(config, items, panel, state_of_rung(config, state, rung))
+        for rung in rungs_of(config)
+        if rung not in FLOORS
     }
 
 
@@ -180,7 +93,7 @@ def errors(found: Ranks) -> Metrics:
 def of_partner(found: Ranks, panel: Panel, number: int) -> Metrics | None:
     """Metrics of one partner's users; None where it has none in the panel."""
     mine = panel.partner_U == number
-    return metrics(Ranks(found.rank_U[mine], found.candidates_U[mine])) if mine.any() else None
+    return metrics(found.take(mine)) if mine.any() else None
 
 
 def all_metrics(found: Mapping[str, Ranks]) -> dict[str, Metrics]:
@@ -191,9 +104,3 @@ def all_metrics(found: Mapping[str, Ranks]) -> dict[str, Metrics]:
 def all_errors(found: Mapping[str, Ranks]) -> dict[str, Metrics]:
     """Standard errors by name."""
     return {name: errors(rank) for name, rank in found.items()}
-
-
-def _matrix(histories: Sequence[Ints], n_items: int) -> Csr:
-    users = np.repeat(np.arange(len(histories)), [len(items) for items in histories])
-    items = np.concatenate(histories) if histories else np.zeros(0, dtype=np.int64)
-    return interaction_matrix(users.astype(np.int64), items.astype(np.int64), n_users=len(histories), n_items=n_items)

@@ -9,13 +9,15 @@ from pathlib import Path
 import typer
 from click.core import ParameterSource
 
-from mmrec_model.config import HEADS, EvaluationConfig, TrainingConfig
+from mmrec_model.config import HEADS, TrainingConfig
+from mmrec_model.config_ladder import EvaluationConfig
+from mmrec_model.data.split_rules import SplitRule
 from simulations import options
 
 EMBEDDED = "embedded synthetic set"
 NOT_IN_SCENARIOS = frozenset(
-    {"fusion", "heads", "evaluate_every", "evaluate_final", "scope", "tower", "engine", "prepare", "finish"}
-    | {"cvr_loss", "ctr_scorer", "user_media", "impute", "quarantine"}
+    {"fusion", "heads", "evaluate_every", "evaluate_final", "scope", "tower", "split", "pairs", "gate", "engine"}
+    | {"prepare", "finish", "cvr_loss", "ctr_scorer", "user_media", "impute", "quarantine"}
 )
 
 
@@ -47,10 +49,14 @@ def simulate(  # noqa: PLR0917 - one argument per option
     evaluate_final: options.EvaluateFinal = False,
     scope: options.Scope = "fusion",
     tower: options.Tower = "attention",
+    split: options.Split = None,
+    pairs: options.Pairs = True,
+    gate: options.Gate = True,
     engine: options.Engine = "loopback",
     scenario: options.Scenario = None,
     only: options.Only = None,
     seeds: options.Seeds = 1,
+    rivals: options.Rivals = None,
     overwrite: options.Overwrite = False,
     prepare: options.Prepare = False,
     finish: options.Finish = False,
@@ -58,6 +64,7 @@ def simulate(  # noqa: PLR0917 - one argument per option
     """Train one recommender over several partners under user-level privacy, and report what it cost and gave."""
     _check(epsilon, delta, silo, partners, clipping)
     weights = _weights(heads)
+    rule = None if split is None else SplitRule.parse(split)
     given = {name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
     _check_scenario(given)
     training = TrainingConfig(rounds=rounds, loss=loss)
@@ -73,6 +80,8 @@ def simulate(  # noqa: PLR0917 - one argument per option
             rounds=rounds if "rounds" in given else None,
             seeds=seeds,
             only=only or (),
+            rivals=rivals,
+            given=given,
             overwrite=overwrite,
             command=_command(data, out),
             data_name=_name(data),
@@ -112,8 +121,13 @@ def simulate(  # noqa: PLR0917 - one argument per option
                 ),
                 evaluation=EvaluationConfig(every=evaluate_every, final=evaluate_final),
                 scope=scope,
+                split=rule,
+                pairs=pairs,
+                gate="ndcg_at_10" if gate else None,
                 transform=workspace.transform_with(impute, quarantine),
             )
+            if rule is not None:
+                bars.say(f"split by {rule}, whatever the data pins")
             prepared = federation.prepare(recipe, bars, watch)
             if prepare:
                 bars.say(f"Ready: {out}. Train it with `flwr run`, then report with `mmrec simulate --finish`.")
@@ -136,7 +150,7 @@ def _check(epsilon: float, delta: float, silo: str | None, partners: int | None,
 
 def _check_scenario(given: set[str]) -> None:
     """Refuse options that would do nothing."""
-    unread = given & ({"only", "seeds"} if "scenario" not in given else NOT_IN_SCENARIOS)
+    unread = given & ({"only", "seeds", "rivals"} if "scenario" not in given else NOT_IN_SCENARIOS)
     if unread:
         reason = "a scenario sets or has none of it" if "scenario" in given else "is read with --scenario alone"
         names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unread))

@@ -29,6 +29,7 @@ from simulations.loopback import run_loopback
 from simulations.notes import notes
 from simulations.partition import catalogue_of
 from simulations.progress import Progress
+from simulations.quality_of_run import write_quality_of_run
 from simulations.record import Outcome, build_record, final_state
 from simulations.report import write_report
 from simulations.run_record import RunRecord, as_json, write_run
@@ -112,7 +113,9 @@ def train(prepared: Prepared, engine: Engine, progress: Progress, watch: Stopwat
         if engine == "flower":
             run_with_flower(prepared.recipe.out, len(prepared.sites))
             return
-        waves = 3 + prepared.config.training.rounds + len(prepared.config.evaluated_rounds)
+        config = prepared.config
+        once = 3 + 2 * (config.collaboration.items > 0) + (config.gate.metric is not None)
+        waves = once + config.training.rounds + len(config.evaluated_rounds)
         messages = len(prepared.sites) * waves
         run_loopback(
             server_app,
@@ -132,6 +135,16 @@ def finish(prepared: Prepared, command: str, name: str, progress: Progress, watc
         outcome = Outcome(prepared.config, prepared.bundle, prepared.sites, prepared.recipe, command, name)
         record = build_record(outcome, panels["val"], panels["test"], progress)
     out = prepared.recipe.out
+    with watch.stage("quality"), one_thread():
+        write_quality_of_run(
+            prepared.config,
+            prepared.sites,
+            prepared.bundle,
+            panels["test"],
+            final_state(out),
+            out,
+            lambda done, total: progress("quality", done, total),
+        )
     record = record.model_copy(update={"seconds": dict(watch.seconds), "wall_seconds": watch.total})
     told = notes(outcome.coordinator, record, rounds=prepared.config.training.rounds)
     record = record.model_copy(update={"notes": told})

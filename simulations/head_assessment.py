@@ -22,7 +22,7 @@ from mmrec_model.evaluation import classification
 from mmrec_model.model.heads.prediction import predict_categories, predict_rows
 from mmrec_model.model.items import Items
 from mmrec_model.model.recommender import RecommenderNetwork
-from simulations.assessment import Panel, profiles_of
+from simulations.panels import Panel, profiles_of
 from simulations.run_record import HeadRecord
 
 Floats = npt.NDArray[np.float64]

@@ -56,6 +56,19 @@ EvaluateEvery = Annotated[
     int, typer.Option(min=0, help="Release noised validation metrics after every n-th round, priced; 0: never.")
 ]
 EvaluateFinal = Annotated[bool, typer.Option("--evaluate-final", help="Release them once for the exported model.")]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        help="How to hold out: leave-last-out, user-time, global-time:MOMENT,MOMENT, each with +cold:SHARE "
+        "(docs/evaluation.md); by default as the data pins. A rule replaces what is pinned."
+    ),
+]
+Pairs = Annotated[
+    bool, typer.Option("--pairs/--no-pairs", help="Release which items stand together, where there are enough users.")
+]
+Gate = Annotated[
+    bool, typer.Option("--gate/--no-gate", help="Export what scores best on a priced release, never below the floors.")
+]
 Engine = Annotated[
     Literal["loopback", "flower"], typer.Option(help="In this process, or Flower's own simulation with Ray.")
 ]
@@ -64,6 +77,10 @@ Scenario = Annotated[
 ]
 Only = Annotated[list[str] | None, typer.Option(help="Cells of the scenario to run, AXIS=VALUE,VALUE; once per axis.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Repeat the scenario's cells with this many seeds.")]
+Rivals = Annotated[
+    str | None,
+    typer.Option(help="Rivals to find beside the scenario's cells: names with commas, or none; all unless given."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")]
 Prepare = Annotated[bool, typer.Option("--prepare", help="Stop before training, for `flwr run`.")]
 Finish = Annotated[bool, typer.Option("--finish", help="Assess and report a folder that was trained.")]

@@ -24,9 +24,11 @@ import pyarrow.parquet as pq
 from mmrec_model.data.columns import filled_text, text_values
 from mmrec_model.data.media import resolve_inside
 from mmrec_model.data.schema import DEFAULT_LIMITS, INTERACTIONS, ITEMS, SILO_PREFIX, USERS
+from mmrec_model.data.split_rules import SplitRule
 from mmrec_model.data.tables import RawTable, find_file, read_table
 from mmrec_model.errors import DataError, UsageError
 from mmrec_model.storage import write_atomically
+from simulations.pinning import pin_split
 
 Groups: TypeAlias = dict[str, list[str]]
 """Partner name to its users, both in sorted order."""
@@ -121,7 +123,9 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:LONGEST_NAME].strip("-") or "partner"
 
 
-def write_sites(source: Path, workspace: Path, groups: Mapping[str, Sequence[str]]) -> list[Path]:
+def write_sites(
+    source: Path, workspace: Path, groups: Mapping[str, Sequence[str]], split: SplitRule | None = None
+) -> list[Path]:
     """Split a partner-format folder into `workspace/sites/<name>/data/`, one folder per partner.
 
     Each site gets its own users' interactions and, where the source has them, its rows of the users table, as Parquet,
@@ -132,6 +136,7 @@ def write_sites(source: Path, workspace: Path, groups: Mapping[str, Sequence[str
         source: partner-format folder; columns outside the format are left behind.
         workspace: created if absent.
         groups: partner name to user ids, as the functions above return it.
+        split: pinned in every site's interactions, in place of what the source pins; by default nothing is changed.
 
     Returns:
         The data folders, in the order of `groups`.
@@ -144,6 +149,8 @@ def write_sites(source: Path, workspace: Path, groups: Mapping[str, Sequence[str
     if find_file(source, ITEMS) is None:
         raise DataError(f"{source} holds no items.parquet or items.csv", remedy="Name a folder in the partner format")
     interactions = read_table(source, INTERACTIONS, DEFAULT_LIMITS)
+    if split is not None:
+        interactions = pin_split(source, interactions, split)
     users = read_table(source, USERS, DEFAULT_LIMITS) if find_file(source, USERS) is not None else None
     folders = []
     for name, members in groups.items():

@@ -21,16 +21,18 @@ from mmrec_model.config import RunConfig
 from mmrec_model.errors import ModelError
 from mmrec_model.evaluation.ranking import Ranks, chance_level, paired_difference
 from mmrec_model.features.bundle import FeatureBundle
-from mmrec_model.model.recommender import RecommenderNetwork, build_model
+from mmrec_model.model.items import Items
+from mmrec_model.model.recommender import RecommenderNetwork
 from mmrec_model.model.scope import trained_share
 from mmrec_model.model.scoring import encode_catalogue
-from mmrec_model.planning import evaluation_event, plan_events, popularity_event, training_event
+from mmrec_model.model.state import model_of_state, state_of_rung
+from mmrec_model.planning import evaluation_event, pairs_event, plan_events, popularity_event, training_event
 from mmrec_model.privacy.accounting import epsilon
 from mmrec_model.privacy.events import PrivacyEvent, Relation, from_record, merge, to_record
 from mmrec_model.privacy.gaussian_dp import gaussian_mu
 from mmrec_model.privacy.keys import SigningKey
 from mmrec_model.privacy.ledger import read_ledger
-from mmrec_model.protocol import PRIOR, Arrays
+from mmrec_model.protocol import PRIOR, SCORER, SELECTED, Arrays
 from server.checkpoint import CheckpointStore
 from server.journal import read_journal
 from simulations.assessment import (
@@ -44,14 +46,15 @@ from simulations.assessment import (
     model_ranks,
     of_partner,
     own_media,
-    trained_model,
 )
 from simulations.head_assessment import assess_heads
+from simulations.ladder_record import ladder_record
 from simulations.progress import Progress
 from simulations.released_metrics import evaluation_records
 from simulations.run_record import (
     DataFacts,
     FeatureFacts,
+    LadderRecord,
     Metrics,
     ModalityFacts,
     ModelFacts,
@@ -93,8 +96,13 @@ class Outcome:
 
 
 def final_state(out: Path) -> Arrays:
-    """The trained arrays and the prior, as the coordinator exported them."""
+    """The trained arrays and what travels beside them, as the coordinator exported them."""
     return load((out / "coordinator" / "final.safetensors").read_bytes())
+
+
+def scorer_of(state: Arrays) -> Arrays:
+    """The collaborative scorer of a state, which snapshots only name; nothing in a run without one."""
+    return {name: state[name] for name in (SCORER, SELECTED) if name in state}
 
 
 def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Progress) -> RunRecord:
@@ -110,8 +118,8 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
     items = outcome.sites[0].items
     progress("assessing", 0, 2)
     found = model_ranks(outcome.config, items, test, state)
-    untrained, trained = build_model(outcome.config), trained_model(outcome.config, state)
-    floors = floor_ranks(test, untrained, items.with_prior(state[PRIOR]))
+    trained = model_of_state(outcome.config, state)
+    floors = floor_ranks(outcome.config, items, test, state)
     progress("assessing", 1, 2)
     baselines = baseline_ranks(test)
     progress("assessing", 2, 2)
@@ -121,7 +129,7 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
         config=outcome.config.model_dump(mode="json"),
         data=_data(outcome),
         features=_features(outcome.bundle),
-        model=_trained_part(outcome.config, untrained),
+        model=_trained_part(outcome.config, trained),
         partners=_partners(outcome, test, found, floors),
         metrics=metrics(found),
         standard_errors=errors(found),
@@ -143,8 +151,9 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
             outcome.config,
             outcome.coordinator,
             state,
-            lambda arrays: model_ranks(outcome.config, items, validation, arrays),
+            lambda arrays: model_ranks(outcome.config, items, validation, arrays | scorer_of(state)),
         ),
+        ladder=_ladder(outcome, items, validation, test, state),
         seconds={},
         privacy=_privacy(outcome),
         wall_seconds=0.0,
@@ -163,7 +172,7 @@ def _data(outcome: Outcome) -> DataFacts:
     for site in outcome.sites:
         data = site.dataset
         quarantined.update(data.report.quarantined)
-        interactions += len(data.train.items) + int((data.val >= 0).sum()) + int((data.test >= 0).sum())
+        interactions += len(data.train.items) + len(data.val_items.items) + len(data.test_items.items)
     quarantined.update(outcome.sites[0].dataset.catalogue.report.quarantined)
     known = (outcome.recipe.data / KNOWN_ANSWER).is_file()
     return DataFacts(
@@ -239,6 +248,11 @@ def _spent(site: Site) -> tuple[PrivacyEvent, ...]:
     return merge(from_record(record.charge) for record in records if record.charge is not None)
 
 
+def spent_epsilon(site: Site, delta: float) -> float:
+    """Epsilon, zero-out, of all that a partner's own verified ledger was charged."""
+    return _exact(_spent(site), delta, "zero_out")
+
+
 @lru_cache(maxsize=64)
 def _exact(events: tuple[PrivacyEvent, ...], delta: float, relation: Relation) -> float:
     return epsilon(events, delta, relation)
@@ -252,11 +266,27 @@ def _verdict(found: Ranks, floors: Mapping[str, Ranks], seed: int) -> Verdict:
     )
 
 
+def _ladder(outcome: Outcome, items: Items, validation: Panel, test: Panel, state: Arrays) -> LadderRecord:
+    """Every rung of the state before the gate, which may have exported less than was trained."""
+    config = outcome.config
+    store = CheckpointStore(outcome.coordinator / "rounds", config.digest)
+    last = store.newest()
+    if last is not None:
+        state = store.averaged(last, config.training.averaged_share).travelling | scorer_of(state)
+    return ladder_record(
+        config,
+        outcome.recipe.out,
+        lambda rung: model_ranks(config, items, test, state_of_rung(config, state, rung)),
+        lambda rung: model_ranks(config, items, validation, state_of_rung(config, state, rung)),
+        metrics,
+    )
+
+
 def _rounds(outcome: Outcome, panel: Panel, progress: Progress) -> list[RoundRecord]:
     """The curve: each snapshot of the coordinator on the same validation users."""
     store = CheckpointStore(outcome.coordinator / "rounds", outcome.config.digest)
     records = []
-    last = outcome.config.training.rounds
+    last, scorer = outcome.config.training.rounds, scorer_of(final_state(outcome.recipe.out))
     for round_ in range(last + 1):
         try:
             snapshot, facts = store.load(round_)
@@ -265,7 +295,9 @@ def _rounds(outcome: Outcome, panel: Panel, progress: Progress) -> list[RoundRec
         records.append(
             RoundRecord(
                 round=round_,
-                validation=metrics(model_ranks(outcome.config, outcome.sites[0].items, panel, snapshot.travelling)),
+                validation=metrics(
+                    model_ranks(outcome.config, outcome.sites[0].items, panel, snapshot.travelling | scorer)
+                ),
                 replies=len(facts["accepted"]),
                 rejected=facts["rejected"],
                 seconds=facts["seconds"],
@@ -279,6 +311,8 @@ def _rounds(outcome: Outcome, panel: Panel, progress: Progress) -> list[RoundRec
 
 def _spent_after(config: RunConfig, round_: int) -> float:
     events: tuple[PrivacyEvent, ...] = (popularity_event(config.privacy),)
+    if config.collaboration.items:
+        events = (*events, pairs_event(config.privacy, config.collaboration))
     if round_:
         events = (*events, training_event(config.privacy, config.training, rounds=round_))
     if releases := sum(evaluated <= round_ for evaluated in config.evaluated_rounds):

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mmrec_model.storage import write_atomically
-from simulations import figures, report_content, report_numbers, report_promise
+from simulations import figures, report_content, report_ladder, report_numbers, report_promise
 from simulations.run_record import RunRecord, parse_run
 
 REPORT_FILE = "report.html"
@@ -56,6 +56,7 @@ def render(record: RunRecord) -> str:
             run=record,
             say=report_content,
             promise=report_promise,
+            ladder=report_ladder,
             metric=record.verdict.metric,
             metric_label=figures.metric_label(record.verdict.metric),
             # The drawings escape what they show; everything else is escaped here.

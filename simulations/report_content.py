@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from mmrec_model.config import MODALITIES
 from simulations.figures import Line, metric_label, shown_name
-from simulations.report_numbers import ABSENT, MINUS, four, plain_delta, signed
+from simulations.report_numbers import MINUS, four, plain_delta, signed, with_error
 from simulations.run_record import HeadRecord, Metrics, PartnerRecord, RunRecord
 
 FREE_FLOOR = "free_content"
@@ -258,7 +258,7 @@ def evaluation_rows(record: RunRecord) -> list[EvaluationRow]:
         EvaluationRow(
             state="the exported model" if row.exported else f"the state after round {row.round}",
             metric=metric_label(name),
-            released=ABSENT if figure.value is None else f"{four(figure.value)} ± {four(figure.error)}",
+            released=with_error(figure.value, figure.error),
             central=four(figure.central),
             replies=row.replies,
         )

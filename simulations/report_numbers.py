@@ -39,6 +39,11 @@ def four(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.4f}"
 
 
+def with_error(value: float | None, error: float | None) -> str:
+    """A figure and its standard error, or a dash where there is no figure."""
+    return ABSENT if value is None else f"{four(value)} ± {four(error)}"
+
+
 def signed(value: float | None) -> str:
     """A difference with its sign and four decimals, or a dash."""
     return ABSENT if value is None else f"{value:+.4f}".replace("-", MINUS)

@@ -1,9 +1,9 @@
-"""The one definition of `run.json`: what a federation on one machine did, cost and reached. Schema version 2.
+"""The one definition of `run.json`: what a federation on one machine did, cost and reached. Schema version 3.
 
 Writer and reader share these frozen, strict classes, so a record that the report can read is a record that was written
 whole. `docs/run-json.md` explains every field. Metrics of `RunRecord` come from held-out rows and carry no noise: they
 describe a simulation, where the data belongs to whoever runs it, and are no release of a real partner. The released
-values in `evaluations` are the exception.
+values in `evaluations` and `ladder` are the exception.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
-from mmrec_model.config import HeadName, Strict
+from mmrec_model.config import HeadName
+from mmrec_model.config_types import Strict
 from mmrec_model.errors import DataError
 from mmrec_model.storage import write_atomically
 
-SCHEMA: Literal[2] = 2
+SCHEMA: Literal[3] = 3
 RUN_FILE = "run.json"
 
 MetricName: TypeAlias = Literal["recall_at_10", "recall_at_20", "ndcg_at_10", "ndcg_at_20", "mrr"]
@@ -170,6 +171,29 @@ class EvaluationRecord(Strict):
     rejected: dict[str, Natural]
 
 
+class RungRecord(Strict):
+    """One rung of the ladder on the test items, and what the gate saw of it on the validation items."""
+
+    test: Metrics
+    released: ReleasedMetric | None
+
+
+class LadderRecord(Strict):
+    """From what costs nothing to what was trained.
+
+    `exported` is the rung that left the run; without a gate what was trained. `metric` is what the gate compared, null
+    without one. `reasons` say how the budget was split. `pair_items` counts the items whose pairs were released,
+    `modalities` holds the weight of each modality's content in what unseen pairs are shrunk towards.
+    """
+
+    exported: str
+    metric: str | None
+    rungs: dict[str, RungRecord]
+    reasons: tuple[str, ...]
+    pair_items: Natural
+    modalities: dict[str, Amount]
+
+
 class PrivacyRecord(Strict):
     """The guarantee of the whole plan at one partner; `plan` holds privacy event records."""
 
@@ -186,7 +210,7 @@ class PrivacyRecord(Strict):
 class RunRecord(Strict):
     """All of `run.json`."""
 
-    schema_: Annotated[Literal[2], Field(alias="schema")] = SCHEMA
+    schema_: Annotated[Literal[3], Field(alias="schema")] = SCHEMA
     command: str
     version: Versions
     config: dict[str, JsonValue]
@@ -205,6 +229,7 @@ class RunRecord(Strict):
     heads: dict[HeadName, HeadRecord]
     rounds: list[RoundRecord]
     evaluations: list[EvaluationRecord]
+    ladder: LadderRecord
     seconds: dict[str, Amount]
     privacy: PrivacyRecord
     wall_seconds: Amount

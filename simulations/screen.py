@@ -30,6 +30,7 @@ def show_result(record: RunRecord, out: Path) -> None:
         f"[{verdict.low:+.4f}, {verdict.high:+.4f}]; {record.wall_seconds:.0f} s",
         highlight=False,
     )
+    console.print(f"exported: {record.ladder.exported}", highlight=False)
     for row in evaluation_rows(record):
         console.print(
             f"released for {row.state}: {row.metric} {row.released}, without noise {row.central}", highlight=False

@@ -21,14 +21,13 @@ from typing import Literal
 
 from client.policy import Policy
 from client.site import Site, SiteConfig, enrol
+from mmrec_model.budgeting import Budget, PublicFacts, Wish, plan_budget
 from mmrec_model.config import (
     ENCODER_SCOPES,
     EncoderConfig,
-    EvaluationConfig,
     FusionName,
     Modality,
     ModelConfig,
-    PrivacyConfig,
     RunConfig,
     Scope,
     Tower,
@@ -36,10 +35,13 @@ from mmrec_model.config import (
     TransformConfig,
     TunedTextConfig,
 )
+from mmrec_model.config_ladder import EvaluationConfig
 from mmrec_model.config_reader import parse_config
+from mmrec_model.config_types import MetricName
 from mmrec_model.data.catalogue import open_catalogue
 from mmrec_model.data.categories import category_vocabulary
 from mmrec_model.data.dataset import open_partner
+from mmrec_model.data.split_rules import SplitRule
 from mmrec_model.data.users import read_user_columns
 from mmrec_model.encoders.registry import default_encoders
 from mmrec_model.errors import UsageError
@@ -47,13 +49,7 @@ from mmrec_model.features.bundle import FeatureBundle, Progress, build_bundle
 from mmrec_model.features.signature import sign_bundle
 from mmrec_model.features.store import vector_store
 from mmrec_model.model.recommender import initial_state
-from mmrec_model.planning import (
-    adaptive_clipping,
-    planned_evaluation,
-    planned_learning_rate,
-    planned_momentum,
-    private_plan,
-)
+from mmrec_model.planning import adaptive_clipping, planned_learning_rate, planned_momentum
 from mmrec_model.storage import write_atomically
 from server.sites import coordinator_key, write_partners
 from simulations.hiding import hide_media
@@ -67,7 +63,11 @@ from simulations.partition import (
 )
 
 MARKER = "plan.json"
+REASONS = "plan-reasons.txt"
+"""Why the budget was split as it was, one sentence a line."""
 RUN_ID = "simulation"
+COLLABORATION_WEIGHT = 0.3
+"""Public weight of the scorer of pairs, whose scores deviate by about 1; those of content deviate by about 0.1."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,9 @@ class Recipe:
         hidden: share of the media that are hidden from the encoders (`simulations.hiding`).
         features: folder of the feature bundle; None for `features` of the workspace.
         scope: which weights are trained; those of `model` but for the encoder that it may need.
+        pairs: whether pairs of items may be released, where the federation is large enough for them.
+        gate: metric by which the exported rung is chosen; None exports what was trained.
+        split: how interactions are held out; None for what the data pins, else leave-last-out.
         transform: from raw vectors to those of the bundle.
     """
 
@@ -111,6 +114,9 @@ class Recipe:
     hidden: float = 0.0
     features: Path | None = None
     scope: Scope = "fusion"
+    pairs: bool = True
+    gate: MetricName | None = "ndcg_at_10"
+    split: SplitRule | None = None
     transform: TransformConfig = field(default_factory=TransformConfig)
 
     @property
@@ -132,7 +138,7 @@ def claim(out: Path, *, overwrite: bool) -> None:
             raise UsageError(f"{out} already holds a simulation", remedy="Name a new folder, or add --overwrite")
         for part in ("sites", "features", "coordinator", "model"):
             shutil.rmtree(out / part, ignore_errors=True)
-        for name in (MARKER, "run.json", "report.html", "catalogue.json"):
+        for name in (MARKER, REASONS, "run.json", "report.html", "quality.json", "quality.html", "catalogue.json"):
             (out / name).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
 
@@ -254,17 +260,22 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
         groups: partners and their users; only their numbers are used.
     """
     users = sum(map(len, groups.values()))
-    evaluation, privacy = _calibrated(recipe.epsilon, recipe.delta, recipe.evaluation, recipe.training)
+    wish = Wish(recipe.evaluation, pairs=recipe.pairs, gate=recipe.gate)
+    facts = PublicFacts(users, len(groups), len(bundle.item_ids))
+    budget = _budget(recipe.epsilon, recipe.delta, recipe.training, facts, wish)
+    privacy = budget.privacy
     if recipe.clipping == "adaptive":
         privacy = adaptive_clipping(privacy, expected_users=recipe.training.sample_rate * users / len(groups))
     config = RunConfig(
         run_id=RUN_ID,
         seed=recipe.seed,
         features=bundle.spec,
-        model=_model(recipe, bundle),
+        model=_model(recipe, bundle, COLLABORATION_WEIGHT if budget.collaboration.items else 0.0),
         training=recipe.training,
         privacy=privacy,
-        evaluation=evaluation,
+        evaluation=budget.evaluation,
+        collaboration=budget.collaboration,
+        gate=budget.gate,
         minimum_cohort=len(groups),
     )
     rate = planned_learning_rate(
@@ -276,22 +287,24 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
     )
     planned = {"learning_rate": rate, "server_momentum": planned_momentum(config.training)}
     config = config.model_copy(update={"training": config.training.model_copy(update=planned)})
+    write_atomically(recipe.out / REASONS, "".join(f"{reason}\n" for reason in budget.reasons).encode())
     write_atomically(recipe.out / MARKER, (config.model_dump_json(indent=2) + "\n").encode())
     return config
 
 
 @lru_cache(maxsize=8)
-def _calibrated(
-    epsilon: float, delta: float, evaluation: EvaluationConfig, training: TrainingConfig
-) -> tuple[EvaluationConfig, PrivacyConfig]:
-    """The noise of a target price; plans that differ in the model alone share it."""
-    planned = planned_evaluation(epsilon, delta, evaluation, training)
-    return planned, private_plan(epsilon, delta, training, evaluation=planned)
+def _budget(epsilon: float, delta: float, training: TrainingConfig, facts: PublicFacts, wish: Wish) -> Budget:
+    """The split of a target price; plans that differ in the model alone share it."""
+    return plan_budget(epsilon, delta, training, facts, wish)
 
 
-def _model(recipe: Recipe, bundle: FeatureBundle) -> ModelConfig:
+def _model(recipe: Recipe, bundle: FeatureBundle, collaboration_weight: float) -> ModelConfig:
     """The recipe's model with public weights, its scope, and the text encoder that the scope trains."""
-    changes: dict[str, object] = {"modality_weights": _public_weights(recipe.model, bundle), "scope": recipe.scope}
+    changes: dict[str, object] = {
+        "modality_weights": _public_weights(recipe.model, bundle),
+        "collaboration_weight": collaboration_weight,
+        "scope": recipe.scope,
+    }
     text, digest = _encoder(recipe, "text"), bundle.tunable_encoder
     if text is not None and digest is not None:
         changes["text_encoder"] = TunedTextConfig(source=text.source, digest=digest, max_tokens=text.max_tokens)
@@ -314,7 +327,7 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
 
     Site and coordinator get each other's public key, and the coordinator signs the feature bundle.
     """
-    folders = write_sites(recipe.data, recipe.out, groups)
+    folders = write_sites(recipe.data, recipe.out, groups, recipe.split)
     private = config.privacy.mechanism != "none"
     catalogue = open_catalogue(recipe.data)
     text, image = _encoder(recipe, "text"), _encoder(recipe, "image")
@@ -329,6 +342,7 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
         allowed_metrics=config.evaluation.metrics if releases else (),
         min_metric_noise_multiplier=config.evaluation.noise_multiplier,
         max_metric_releases=max(1, releases),
+        max_pair_items=config.collaboration.items,
         max_trained_weights=sum(array.size for array in initial_state(config).values()),
         allow_without_privacy=not private,
     )

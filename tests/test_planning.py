@@ -7,19 +7,18 @@ import math
 import numpy as np
 import pytest
 
-from mmrec_model.config import EvaluationConfig, FeatureSpec, RunConfig, TrainingConfig
+from mmrec_model.budgeting import EVALUATION_SHARE, PublicFacts, Wish, plan_budget
+from mmrec_model.config import FeatureSpec, PrivacyConfig, RunConfig, TrainingConfig
+from mmrec_model.config_ladder import EvaluationConfig
 from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import ConfigError, PrivacyError
 from mmrec_model.planning import (
-    EVALUATION_SHARE,
     SETTLED,
     adaptive_clipping,
     plan_events,
-    planned_evaluation,
     planned_learning_rate,
     planned_momentum,
     popularity_event,
-    private_plan,
 )
 from mmrec_model.privacy.accounting import epsilon
 from mmrec_model.privacy.events import GaussianRelease, NonPrivate, merge
@@ -28,16 +27,27 @@ from mmrec_model.privacy.gaussian_dp import gaussian_mu
 TRAINING = TrainingConfig(rounds=20)
 
 
+FACTS = PublicFacts(users=500, partners=2, items=3)
+
+
 def run(target: float, training: TrainingConfig = TRAINING, asked: EvaluationConfig | None = None) -> RunConfig:
-    evaluation = planned_evaluation(target, 1e-5, asked or EvaluationConfig(), training)
+    """A plan without the rungs of pairs and gate; `test_budgeting` has those."""
+    wish = Wish(asked or EvaluationConfig(), pairs=False, gate=None)
+    budget = plan_budget(target, 1e-5, training, FACTS, wish)
     return RunConfig(
         run_id="r",
         seed=0,
         features=FeatureSpec(digest="0" * 64, items=3, dims={"text": 2}),
         training=training,
-        privacy=private_plan(target, 1e-5, training, evaluation=evaluation),
-        evaluation=evaluation,
+        privacy=budget.privacy,
+        evaluation=budget.evaluation,
+        collaboration=budget.collaboration,
+        gate=budget.gate,
     )
+
+
+def private_plan(target: float, delta: float, training: TrainingConfig) -> PrivacyConfig:
+    return plan_budget(target, delta, training, FACTS, Wish(pairs=False, gate=None)).privacy
 
 
 @pytest.mark.parametrize("target", [0.5, 1.0, 8.0])

@@ -65,7 +65,7 @@ def seconds_of(raw: RawTable, column: str) -> tuple[NDArray[np.float64], NDArray
     if _is_text(kind):
         text = text_values(raw, column)
         blank = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(text, "")), "")
-        return _parsed(text, _seconds_of_text), _mask(blank)
+        return parsed_texts(text, _seconds_of_text), _mask(blank)
     return numbers_of(raw, column), _nulls(values)
 
 
@@ -78,7 +78,7 @@ def numbers_of(raw: RawTable, column: str) -> NDArray[np.float64]:
     values = _flat(raw, column)
     kind = values.type
     if _is_text(kind):
-        return _parsed(text_values(raw, column), _number_of_text)
+        return parsed_texts(text_values(raw, column), _number_of_text)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind):
         return _numbers(values)
     raise _wrong_type(raw, column, kind, "a number")
@@ -127,13 +127,15 @@ def _mask(values: pa.Array) -> NDArray[np.bool_]:
     return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.bool_)
 
 
-def _parsed(text: pa.Array, parse: Callable[[str], float]) -> NDArray[np.float64]:
+def parsed_texts(text: pa.Array, parse: Callable[[str], float]) -> NDArray[np.float64]:
+    """Numbers of texts [R]: plain ones at once, otherwise by `parse`, which is called once per distinct text."""
     try:
         return _numbers(pc.cast(text, pa.float64()))
     except pa.ArrowInvalid:
         # At least one value is not a plain number: take the slow way for the column.
-        values = (math.nan if value is None else parse(value) for value in text.to_pylist())
-        return np.fromiter(values, dtype=np.float64, count=len(text))
+        encoded = pc.dictionary_encode(text)
+        parsed = pa.array([parse(value) for value in encoded.dictionary.to_pylist()], pa.float64())
+        return _numbers(parsed.take(encoded.indices))
 
 
 def _number_of_text(text: str) -> float:

@@ -157,7 +157,7 @@ def split_feedback(rows: Interactions, split: Split, n_items: int) -> tuple[Feed
     """
     pairs = _Pairs.of(rows, n_items)
     cutoff_U = _cutoffs(pairs, split, n_items)
-    held_out = (pairs.items == split.val[pairs.users]) | (pairs.items == split.test[pairs.users])
+    held_out = np.isin(pairs.users * n_items + pairs.items, _held_out_keys(split, n_items))
     early = pairs.seconds <= cutoff_U[pairs.users]
     n_users = len(rows.user_ids)
     return pairs.table(pairs.telling & early & ~held_out, n_users), pairs.table(pairs.telling & ~early, n_users)
@@ -232,7 +232,17 @@ def _cutoffs(pairs: _Pairs, split: Split, n_items: int) -> Floats:
     places = order[np.searchsorted(keys, owners * n_items + split.train.items, sorter=order)]
     cutoff_U = np.full(len(split.train), -np.inf)
     np.maximum.at(cutoff_U, owners, pairs.positive_seconds[places])
-    return np.where((split.val < 0) & (split.test < 0), np.inf, cutoff_U)
+    none_held_out = sum(np.diff(part.offsets) for part in split.held_out) == 0
+    return np.where(
+        none_held_out, np.nextafter(split.before, -np.inf) if np.isfinite(split.before) else np.inf, cutoff_U
+    )
+
+
+def _held_out_keys(split: Split, n_items: int) -> Ints:
+    """`user * n_items + item` of every held-out item."""
+    return np.concatenate(
+        [np.repeat(np.arange(len(part)), np.diff(part.offsets)) * n_items + part.items for part in split.held_out]
+    )
 
 
 def _one_blank_row() -> Feedback:

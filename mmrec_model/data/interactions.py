@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -17,7 +18,7 @@ from mmrec_model.data.tables import RawTable, read_table
 from mmrec_model.data.validation import Ids, Quarantine, ValidationReport, check_ids
 
 _NO_CODE = -1
-_Column: TypeAlias = "NDArray[np.int64] | NDArray[np.float64]"
+Column: TypeAlias = "NDArray[np.int64] | NDArray[np.float64] | NDArray[np.int32] | NDArray[np.int8]"
 
 
 @dataclass(frozen=True)
@@ -67,16 +68,16 @@ def read_interactions(folder: Path, item_ids: tuple[str, ...], *, now: float, li
     quarantine = Quarantine(raw)
     users = check_ids(text_values(raw, "user_id"), "user_id", quarantine, limits)
     items = check_ids(text_values(raw, "item_id"), "item_id", quarantine, limits)
-    seconds_R = _check_times(raw, quarantine, now)
-    events_R = _check_choice(raw, "event", EVENTS, quarantine, "unknown_event")
-    ratings_R = _check_ratings(raw, quarantine)
+    seconds_R = check_times(raw, quarantine, now)
+    events_R = check_choice(raw, "event", EVENTS, quarantine, "unknown_event")
+    ratings_R = check_ratings(raw, quarantine)
     positive_R = events_R != IMPRESSION
     splits_R = _check_splits(raw, quarantine, positive_R)
     items_R = _look_up(items, item_ids)
     quarantine.reject("unknown_item", items_R < 0, "item_id")
-    columns: list[_Column] = [users.codes_R, items_R, seconds_R, events_R, ratings_R]
+    columns: list[Column] = [users.codes_R, items_R, seconds_R, events_R, ratings_R]
     columns += [] if splits_R is None else [splits_R]
-    quarantine.reject("duplicate_row", _repeats(columns, quarantine.kept_R), "user_id")
+    quarantine.reject("duplicate_row", repeated_rows(columns, quarantine.kept_R), "user_id")
     report = quarantine.report(limits)
     kept_R = quarantine.kept_R
     user_ids, users_R = _sorted_users(users, kept_R)
@@ -95,7 +96,8 @@ def read_interactions(folder: Path, item_ids: tuple[str, ...], *, now: float, li
     )
 
 
-def _check_times(raw: RawTable, quarantine: Quarantine, now: float) -> NDArray[np.float64]:
+def check_times(raw: RawTable, quarantine: Quarantine, now: float) -> NDArray[np.float64]:
+    """Unix seconds [R]; rows whose time is missing, no time, before 1970 or after `now` are quarantined."""
     seconds_R, missing_R = seconds_of(raw, "timestamp")
     quarantine.reject("missing_timestamp", missing_R, "timestamp")
     quarantine.reject("timestamp_not_a_time", ~np.isfinite(seconds_R), "timestamp")
@@ -104,7 +106,7 @@ def _check_times(raw: RawTable, quarantine: Quarantine, now: float) -> NDArray[n
     return seconds_R
 
 
-def _check_choice(
+def check_choice(
     raw: RawTable, column: str, choices: tuple[str, ...], quarantine: Quarantine, code: str
 ) -> NDArray[np.int64]:
     """Index into `choices`, -1 where the cell is blank; other values are quarantined."""
@@ -116,7 +118,7 @@ def _check_choice(
     return codes_R
 
 
-def _check_ratings(raw: RawTable, quarantine: Quarantine) -> NDArray[np.float64]:
+def check_ratings(raw: RawTable, quarantine: Quarantine) -> NDArray[np.float64]:
     """Ratings, -inf where there is none (so that rows without one compare as equal)."""
     missing_R = missing_of(raw, "rating")
     if not raw.has("rating"):
@@ -134,7 +136,7 @@ def _check_splits(raw: RawTable, quarantine: Quarantine, positive_R: NDArray[np.
     if missing_R.all():
         quarantine.notice(f"{raw.name}: the column 'loo' is blank; the split is computed")
         return None
-    splits_R = _check_choice(raw, "loo", SPLITS, quarantine, "unknown_split")
+    splits_R = check_choice(raw, "loo", SPLITS, quarantine, "unknown_split")
     quarantine.reject("missing_split", missing_R & positive_R, "loo")
     return np.where(positive_R, splits_R, _NO_CODE)
 
@@ -145,7 +147,7 @@ def _look_up(items: Ids, item_ids: tuple[str, ...]) -> NDArray[np.int64]:
     return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)[items.codes_R]
 
 
-def _repeats(columns_R: list[_Column], kept_R: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def repeated_rows(columns_R: Sequence[Column], kept_R: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Kept rows that equal an earlier kept row in every column."""
     rows = np.flatnonzero(kept_R)
     order = np.lexsort([column[rows] for column in columns_R])  # stable: equal rows stay in file order

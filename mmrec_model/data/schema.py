@@ -15,8 +15,8 @@ EVENTS: Final = ("impression", "click", "conversion", "rating")
 IMPRESSION: Final = EVENTS.index("impression")
 """Code of the one event that is no positive: the item was shown, nothing more."""
 
-SPLITS: Final = ("train", "val", "test")
-"""Allowed values of `loo`; their positions are the codes used in arrays."""
+SPLITS: Final = ("train", "val", "test", "cold")
+"""Allowed values of `loo`, the last for items held out on purpose; their positions are the codes used in arrays."""
 
 MEDIA: Final = ("image", "audio", "video")
 """Item columns that hold a path inside the folder."""

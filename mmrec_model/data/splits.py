@@ -1,13 +1,14 @@
-"""Leave-last-out: which of a user's items are trained on, which one validates and which one tests.
+"""Which of a user's items are trained on, which validate and which test, by a rule or as the folder pins it.
 
 A user's positive rows are ordered by time, ties by sha1("user_id|item_id"), so that neither file order nor item id
 decides what is last. A repeated item counts once, at its first time: asking for an item that the user already has
-is no recommendation, and full ranking takes the user's train items out of the candidates. Of these distinct items
-the last is test, the second last validation, the rest train; users with fewer than 3 are all train.
+is no recommendation, and full ranking takes the user's train items out of the candidates. The distinct items are
+divided by a `SplitRule`, leave-last-out by default; users with fewer than 3 are all train under the rules that go by
+user. Items that the rule holds out on purpose are in none of the parts but `cold_items`.
 
-A split pinned in the column `loo` is taken as it is. Where it pins a held-out item that the user's train rows also
-hold, no candidate list can contain it: that user has no held-out item for this split (-1), and a notice counts it.
-The same holds for a test item that is also the validation item.
+A split pinned in the column `loo` is taken as it is where no rule is asked for, with one or several items per part;
+a rule that is asked for replaces it, and a notice says so. Where it pins a held-out item that an earlier part of the
+user also holds, no candidate list can contain it: it is left out, and a notice counts the users.
 """
 
 from __future__ import annotations
@@ -21,33 +22,77 @@ from numpy.typing import NDArray
 from mmrec_model.data.histories import Histories
 from mmrec_model.data.interactions import Interactions
 from mmrec_model.data.schema import SPLITS
-from mmrec_model.errors import DataError
+from mmrec_model.data.split_rules import SplitRule, cold_items
 
-_TRAIN, _VAL, _TEST = range(len(SPLITS))
+_TRAIN, _VAL, _TEST, _COLD = range(len(SPLITS))
 _NO_ITEM = -1
 _SMALLEST_SPLIT_USER = 3
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Split:
-    """Train histories of U users, and the held-out item of each [U], -1 where there is none."""
+    """Items of U users by part, each in time order and in one part only.
+
+    Attributes:
+        train: what is learned from.
+        val_items: held out for choosing.
+        test_items: held out for the final figure.
+        cold_items: of the user's items those that no partner trains on, where the rule holds items out.
+        notices: what the reader should know.
+        before: Unix seconds from which on nothing is trained; infinite for rules that go by user.
+    """
 
     train: Histories
-    val: NDArray[np.int64]
-    test: NDArray[np.int64]
-    notices: tuple[str, ...]
+    val_items: Histories
+    test_items: Histories
+    cold_items: Histories
+    notices: tuple[str, ...] = ()
+    before: float = float("inf")
+
+    @property
+    def held_out(self) -> tuple[Histories, Histories, Histories]:
+        """All parts that are not trained on."""
+        return self.val_items, self.test_items, self.cold_items
 
 
-def split_interactions(rows: Interactions, item_ids: tuple[str, ...]) -> Split:
-    """Split the positive rows: pinned where the file pins, leave-last-out elsewhere.
+def split_interactions(rows: Interactions, item_ids: tuple[str, ...], rule: SplitRule | None = None) -> Split:
+    """Split the positive rows.
 
-    Raises:
-        DataError: the pinned split holds out more than one row of a user.
+    Args:
+        rows: usable rows.
+        item_ids: the catalogue.
+        rule: how; by default as the file pins, and leave-last-out where it pins nothing.
     """
     order = _time_order(rows, item_ids)
-    if rows.splits_R is None:
-        return _leave_last_out(rows.users_R[order], rows.items_R[order], len(rows.user_ids))
-    return _pinned(rows, rows.splits_R, order)
+    if rows.splits_R is not None and rule is None:
+        return _assembled(rows, order, rows.splits_R[order], ())
+    first = order[_first_times(rows.users_R[order], rows.items_R[order])]
+    rule = rule or SplitRule()
+    parts = np.full(len(first), _COLD, dtype=np.int64)
+    warm = ~np.isin(rows.items_R[first], cold_items(item_ids, rule.cold_share, rule.cold_seed))
+    parts[warm] = _parts(rows, first[warm], rule)
+    notices = () if rows.splits_R is None else (f"{rows.file}: the pinned split is replaced by {rule}, as asked",)
+    return _assembled(rows, first, parts, notices, before=rule.moments[0] if rule.moments else float("inf"))
+
+
+def first_items(histories: Histories) -> NDArray[np.int64]:
+    """The earliest item of each user [U], -1 for a user without one."""
+    first_U = np.full(len(histories), _NO_ITEM, dtype=np.int64)
+    some = np.diff(histories.offsets) > 0
+    first_U[some] = histories.items[histories.offsets[:-1][some]]
+    return first_U
+
+
+def part_of_rows(rows: Interactions, split: Split) -> NDArray[np.int64]:
+    """The part (index into `schema.SPLITS`) of each row's user and item [R]; -1 for an impression, or in no part."""
+    width = int(rows.items_R.max(initial=0)) + 1
+    part_R = np.full(len(rows.users_R), _NO_ITEM, dtype=np.int64)
+    keys_R = rows.users_R * width + rows.items_R
+    for part, histories in enumerate((split.train, *split.held_out)):
+        owners = np.repeat(np.arange(len(histories)), np.diff(histories.offsets))
+        part_R[np.isin(keys_R, owners * width + histories.items)] = part
+    return np.where(rows.positive_R, part_R, _NO_ITEM)
 
 
 def _time_order(rows: Interactions, item_ids: tuple[str, ...]) -> NDArray[np.int64]:
@@ -74,59 +119,46 @@ def _first_times(users_R: NDArray[np.int64], items_R: NDArray[np.int64]) -> NDAr
     return np.sort(np.unique(users_R * width + items_R, return_index=True)[1])
 
 
-def _leave_last_out(users_R: NDArray[np.int64], items_R: NDArray[np.int64], n_users: int) -> Split:
-    first = _first_times(users_R, items_R)
-    users_R, items_R = users_R[first], items_R[first]
-    counts = np.bincount(users_R, minlength=n_users)
-    ends = np.cumsum(counts)
-    from_end_R = ends[users_R] - 1 - np.arange(len(users_R))
-    long_R = counts[users_R] >= _SMALLEST_SPLIT_USER
-    held_out = []
-    for place in (1, 0):
-        chosen = long_R & (from_end_R == place)
-        item = np.full(n_users, _NO_ITEM, dtype=np.int64)
-        item[users_R[chosen]] = items_R[chosen]
-        held_out.append(item)
-    train = ~long_R | (from_end_R > 1)
-    return Split(Histories.grouped(users_R[train], items_R[train], n_users), held_out[0], held_out[1], ())
+def _parts(rows: Interactions, first: NDArray[np.int64], rule: SplitRule) -> NDArray[np.int64]:
+    """Part of every distinct item, given by its first row, in the order of user and time."""
+    if rule.moments is not None:
+        return np.searchsorted(np.asarray(rule.moments), rows.seconds_R[first], side="right").astype(np.int64)
+    users = rows.users_R[first]
+    counts_U = np.bincount(users, minlength=len(rows.user_ids))
+    from_end = np.cumsum(counts_U)[users] - 1 - np.arange(len(users))
+    test_U, val_U = np.ones_like(counts_U), np.ones_like(counts_U)
+    if rule.name == "user-time":
+        val_share, test_share = rule.shares
+        test_U = np.clip(np.floor(test_share * counts_U + _ROUNDING).astype(np.int64), 1, np.maximum(counts_U - 2, 1))
+        most_U = np.maximum(counts_U - test_U - 1, 1)
+        val_U = np.clip(np.floor(val_share * counts_U + _ROUNDING).astype(np.int64), 1, most_U)
+    parts = np.where(from_end < (test_U + val_U)[users], _VAL, _TRAIN)
+    parts[from_end < test_U[users]] = _TEST
+    parts[counts_U[users] < _SMALLEST_SPLIT_USER] = _TRAIN
+    return parts
 
 
-def _pinned(rows: Interactions, splits_R: NDArray[np.int64], order: NDArray[np.int64]) -> Split:
-    n_users = len(rows.user_ids)
-    trained = order[splits_R[order] == _TRAIN]
-    trained = trained[_first_times(rows.users_R[trained], rows.items_R[trained])]
-    train = Histories.grouped(rows.users_R[trained], rows.items_R[trained], n_users)
-    held_out = [_held_out(rows, order[splits_R[order] == split], SPLITS[split]) for split in (_VAL, _TEST)]
-    val, test = held_out
-    notices = []
-    test_is_val = (test == val) & (test != _NO_ITEM)
-    for name, item, lost in (("val", val, _in_train(val, train)), ("test", test, _in_train(test, train) | test_is_val)):
+def _assembled(
+    rows: Interactions,
+    order: NDArray[np.int64],
+    parts: NDArray[np.int64],
+    notices: tuple[str, ...],
+    before: float = float("inf"),
+) -> Split:
+    """The parts as histories; an item counts in the first part that holds it."""
+    n_users, width = len(rows.user_ids), int(rows.items_R.max(initial=0)) + 1
+    seen = np.zeros(0, dtype=np.int64)
+    histories = []
+    for part, name in enumerate(SPLITS):
+        chosen = order[parts == part]
+        chosen = chosen[_first_times(rows.users_R[chosen], rows.items_R[chosen])]
+        keys = rows.users_R[chosen] * width + rows.items_R[chosen]
+        lost = np.isin(keys, seen)
         if lost.any():
-            item[lost] = _NO_ITEM
-            notices.append(
-                f"{rows.file}: {int(lost.sum()):,} users have a pinned {name} item that an earlier split of theirs "
-                f"also holds; it cannot be ranked, so they have no {name} item"
-            )
-    return Split(train, val, test, tuple(notices))
-
-
-def _held_out(rows: Interactions, chosen: NDArray[np.int64], split: str) -> NDArray[np.int64]:
-    counts = np.bincount(rows.users_R[chosen], minlength=len(rows.user_ids))
-    if counts.max(initial=0) > 1:
-        user = int(np.flatnonzero(counts > 1)[0])
-        places = ", ".join(str(row) for row in np.sort(rows.rows_R[chosen[rows.users_R[chosen] == user]])[:5])
-        raise DataError(
-            f"{rows.file}, column 'loo': user {rows.user_ids[user]!r} has {counts[user]} {split} rows "
-            f"(rows {places}), and 1 is the limit",
-            remedy="Pin one row per user, or leave the column out and let the split be computed",
-        )
-    item = np.full(len(rows.user_ids), _NO_ITEM, dtype=np.int64)
-    item[rows.users_R[chosen]] = rows.items_R[chosen]
-    return item
-
-
-def _in_train(held_out: NDArray[np.int64], train: Histories) -> NDArray[np.bool_]:
-    owners_R = np.repeat(np.arange(len(train)), np.diff(train.offsets))
-    hit = np.zeros(len(train), dtype=np.bool_)
-    hit[owners_R[train.items == held_out[owners_R]]] = True
-    return hit
+            users = len(np.unique(rows.users_R[chosen[lost]]))
+            told = f"{rows.file}: {users:,} users have a pinned {name} item that an earlier split of theirs also holds"
+            notices = (*notices, f"{told}; it cannot be ranked, so it is no {name} item of theirs")
+        seen = np.concatenate([seen, keys[~lost]])
+        histories.append(Histories.grouped(rows.users_R[chosen[~lost]], rows.items_R[chosen[~lost]], n_users))
+    train, val, test, cold = histories
+    return Split(train, val, test, cold, notices, before)

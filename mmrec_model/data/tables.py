@@ -9,6 +9,7 @@ blank lines of a CSV file are not counted.
 from __future__ import annotations
 
 import codecs
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def read_table(folder: Path, schema: FileSchema, limits: Limits) -> RawTable:
     if path is None:
         names = " or ".join(f"{schema.stem}{suffix}" for suffix in SUFFIXES)
         raise DataError(f"{folder} holds no {names}", remedy=f"Add it with the columns {', '.join(schema.required)}")
-    with _readable(path):
+    with readable(path):
         _check_size(path, limits)
         raw = _read_parquet(path, schema, limits) if path.suffix == ".parquet" else _read_csv(path, schema, limits)
     if not len(raw.rows_R) and not raw.ragged:
@@ -101,11 +102,20 @@ def read_table(folder: Path, schema: FileSchema, limits: Limits) -> RawTable:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Turn whatever a reader throws at damaged bytes into a `DataError`."""
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, MemoryError) as error:
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        KeyError,
+        OverflowError,
+        MemoryError,
+        EOFError,
+        zlib.error,
+    ) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(
             f"{path.name} cannot be read: {reason}",

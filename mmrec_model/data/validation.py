@@ -121,10 +121,16 @@ class Quarantine:
         Raises:
             DataError: no row is left, or the share of quarantined rows is above the limit.
         """
-        total = len(self.kept_R) + sum(bad.lines for bad in self._raw.ragged)
+        tally = self.tally()
+        total = tally.rows_read[self._raw.name]
         share = self._rows_lost / total
         if share > limits.quarantined_share or not self.kept_R.any():
             raise self._too_many(share, total, limits)
+        return tally
+
+    def tally(self) -> ValidationReport:
+        """What was found so far, without judging its share: for a file that is read in parts."""
+        total = len(self.kept_R) + sum(bad.lines for bad in self._raw.ragged)
         return ValidationReport(
             tuple(self._notices), dict(self._counts), tuple(self._examples), {self._raw.name: total}
         )

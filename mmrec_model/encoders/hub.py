@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from mmrec_model.canonical import JsonValue
-from mmrec_model.config import Precision
+from mmrec_model.config_types import Precision
 from mmrec_model.errors import EncoderError
 from mmrec_model.storage import sha256_of_file
 

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mmrec_model.canonical import JsonValue, canonical_json, sha256_hex
-from mmrec_model.config import Modality, Precision
+from mmrec_model.config import Modality
+from mmrec_model.config_types import Precision
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
 Mask: TypeAlias = npt.NDArray[np.bool_]

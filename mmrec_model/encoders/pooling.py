@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmrec_model.config import Pooling
+from mmrec_model.config_types import Pooling
 from mmrec_model.errors import EncoderError
 
 _PROBE = ([1, 1, 1, 1], [1, 2, 2, 2])

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmrec_model.config import EncoderConfig, Modality, Pooling
+from mmrec_model.config import EncoderConfig, Modality
+from mmrec_model.config_types import Pooling
 from mmrec_model.encoders.hub import (
     file_digests,
     freeze,

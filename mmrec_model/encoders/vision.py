@@ -14,7 +14,8 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor, nn
 
-from mmrec_model.config import EncoderConfig, Precision
+from mmrec_model.config import EncoderConfig
+from mmrec_model.config_types import Precision
 from mmrec_model.encoders.configured_vision import configured_vision, small_cnn
 from mmrec_model.encoders.hub import file_digests, freeze, load_image_processor, load_network, resolve_folder
 from mmrec_model.encoders.image import ImageEncoder, VisionNetwork

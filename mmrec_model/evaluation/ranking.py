@@ -1,4 +1,4 @@
-"""Full-catalogue ranking of one held-out item per user: no sampled candidates, ties broken by chance, never by id.
+"""Full-catalogue ranking of held-out items: no sampled candidates, ties broken by chance, never by id.
 
 Promises, each a test:
 
@@ -6,161 +6,39 @@ Promises, each a test:
    validation item). Sampled candidates can show a score of .53 on pure noise where chance is .10.
 2. Items with the target's score are ordered at random. The draw depends on the seed and the user's row alone, not on
    the chunk size, so a constant scorer stands at chance and a run can be repeated. `luck_rows_U` names the rows.
+   Several targets of a user never share a place.
 3. A score that is not a number is refused: it would compare false with everything and put its target first.
 
-Metrics (one relevant item, 0-based rank r): recall@k = [r < k], which is also the hit rate;
-ndcg@k = [r < k] / log2(r + 2) (Järvelin & Kekäläinen, TOIS 2002); mrr = 1 / (r + 1) over the whole list.
+Metrics of one relevant item at the 0-based rank r: recall@k = [r < k], which is also the hit rate;
+ndcg@k = [r < k] / log2(r + 2) (Järvelin & Kekäläinen, TOIS 2002); mrr = 1 / (r + 1) over the whole list. Of several
+relevant items, and precision, hit rate and map: `mmrec_model.evaluation.relevance`.
 
 Legend: U users, B users of a chunk, N items.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from mmrec_model.errors import DataError, ModelError
+from mmrec_model.evaluation.relevance import expected, parse_metric, user_values
+from mmrec_model.evaluation.task import Excluded, Flags, Floats, Ints, RankingTask, Ranks
 
-Ints: TypeAlias = npt.NDArray[np.int64]
-Floats: TypeAlias = npt.NDArray[np.float64]
+__all__ = [
+    "DEFAULT_KS", "Difference", "Excluded", "Floats", "Ints", "Progress", "RankingTask", "Ranks", "Scorer",
+    "chance_level", "chance_of", "checked_scores", "paired_difference", "per_user", "place_targets", "ranking_metrics",
+    "ranks", "ranks_of", "standard_errors",
+]  # fmt: skip
 Scorer: TypeAlias = Callable[[Ints], npt.NDArray[np.float32]]
 """Rows of the task [B] -> scores [B, N]; larger is better, infinities are allowed."""
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (users done, users in all) after every chunk."""
 
 DEFAULT_KS = (10, 20)
-
-
-@dataclass(frozen=True)
-class Excluded:
-    """Per user, the items that are no candidates: row u owns `items[offsets[u]:offsets[u + 1]]`, strictly ascending.
-
-    Raises:
-        DataError: offsets do not describe the items, or a row is not strictly ascending.
-    """
-
-    offsets: Ints
-    items: Ints
-
-    def __post_init__(self) -> None:
-        steps = np.diff(self.offsets)
-        if self.offsets.size == 0 or self.offsets[0] != 0 or self.offsets[-1] != self.items.size or (steps < 0).any():
-            raise DataError(
-                f"{self.offsets.size} offsets do not divide {self.items.size} excluded items into rows",
-                remedy="Build it with Excluded.from_pairs",
-            )
-        rows = np.repeat(np.arange(self.users), steps)
-        if ((np.diff(self.items) <= 0) & (np.diff(rows) == 0)).any():
-            raise DataError(
-                "a row of excluded items is not strictly ascending", remedy="Build it with Excluded.from_pairs"
-            )
-
-    @property
-    def users(self) -> int:
-        """Number of rows."""
-        return self.offsets.size - 1
-
-    @classmethod
-    def from_pairs(cls, users: Ints, items: Ints, *, n_users: int) -> Excluded:
-        """From (row, item) pairs in any order; repeated pairs count once. Rows lie in 0..n_users-1."""
-        pairs = np.unique(np.stack([users, items], axis=1).astype(np.int64), axis=0).reshape(-1, 2)
-        if pairs.size and (pairs.min() < 0 or pairs[-1, 0] >= n_users):
-            raise DataError(
-                f"excluded pairs name rows {pairs[0, 0]}..{pairs[-1, 0]} and items from {pairs[:, 1].min()}, "
-                f"allowed are rows 0..{n_users - 1} and items from 0",
-                remedy="Number the users of the task from 0",
-            )
-        counts = np.bincount(pairs[:, 0], minlength=n_users)
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return cls(offsets=offsets, items=pairs[:, 1].copy())
-
-    def flat(self, start: int, stop: int) -> tuple[Ints, Ints]:
-        """Rows relative to `start` and items of the excluded cells of rows start..stop-1, both [cells]."""
-        counts = np.diff(self.offsets[start : stop + 1])
-        return np.repeat(np.arange(stop - start), counts), self.items[self.offsets[start] : self.offsets[stop]]
-
-
-@dataclass(frozen=True)
-class RankingTask:
-    """One held-out item per user, ranked against the whole catalogue.
-
-    Attributes:
-        targets_U: the held-out item of each user, 0..n_items-1.
-        excluded: the items of each user that are no candidates; never the target.
-        n_items: size of the catalogue.
-        luck_rows_U: the number from 0 on that a user's draws depend on, so that they do not depend on which other users
-            have a held-out item; None for the user's row in this task.
-
-    Raises:
-        DataError: lengths differ, an item is outside the catalogue, or a target is excluded.
-    """
-
-    targets_U: Ints
-    excluded: Excluded
-    n_items: int
-    luck_rows_U: Ints | None = None
-
-    def __post_init__(self) -> None:
-        if self.excluded.users != self.users:
-            raise DataError(
-                f"{self.users} targets but {self.excluded.users} rows of excluded items",
-                remedy="Give one row per user, empty if need be",
-            )
-        for name, items in (("target", self.targets_U), ("excluded item", self.excluded.items)):
-            if items.size and (items.min() < 0 or items.max() >= self.n_items):
-                raise DataError(
-                    f"{name} numbers span {items.min()}..{items.max()}, the catalogue has 0..{self.n_items - 1}",
-                    remedy="Number items by their row in the catalogue",
-                )
-        rows, items = self.excluded.flat(0, self.users)
-        clash = np.flatnonzero(items == self.targets_U[rows])
-        if clash.size:
-            raise DataError(
-                f"{clash.size} targets are excluded themselves, the first in row {rows[clash[0]]}",
-                remedy="Keep one interaction per user and item before splitting",
-            )
-
-    @classmethod
-    def from_histories(
-        cls, histories: Sequence[Ints], targets_U: Ints, *, n_items: int, luck_rows_U: Ints | None = None
-    ) -> RankingTask:
-        """A task in which the items of a user's history are no candidates.
-
-        Raises:
-            DataError: as above.
-        """
-        lengths = np.asarray([len(items) for items in histories], dtype=np.int64)
-        users = np.repeat(np.arange(len(histories)), lengths)
-        items = np.concatenate([np.zeros(0, dtype=np.int64), *histories])
-        return cls(targets_U, Excluded.from_pairs(users, items, n_users=len(histories)), n_items, luck_rows_U)
-
-    @property
-    def users(self) -> int:
-        """Number of users."""
-        return int(self.targets_U.size)
-
-    def luck(self, seed: int) -> Floats:
-        """One draw in [0, 1) per user [U], which puts the target among the items with its score."""
-        rows_U = np.arange(self.users) if self.luck_rows_U is None else self.luck_rows_U
-        return np.random.default_rng(seed).random(int(rows_U.max(initial=-1)) + 1)[rows_U]
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """Where each user's target stands.
-
-    Attributes:
-        rank_U: 0 is best, candidates - 1 is worst.
-        candidates_U: number of items that competed, the target included.
-    """
-
-    rank_U: Ints
-    candidates_U: Ints
 
 
 class Difference(NamedTuple):
@@ -187,19 +65,81 @@ def ranks(
         ModelError: an answer has another shape than [B, N] or holds a NaN.
     """
     luck_U = task.luck(seed)
-    rank_U = np.zeros(task.users, dtype=np.int64)
+    rank_T = np.zeros(task.flat_targets.size, dtype=np.int64)
     for start in range(0, task.users, chunk):
         stop = min(start + chunk, task.users)
         scores_BN = checked_scores(scores(np.arange(start, stop, dtype=np.int64)), (stop - start, task.n_items))
-        goal_B = scores_BN[np.arange(stop - start), task.targets_U[start:stop]]
-        rows, items = task.excluded.flat(start, stop)
-        excluded = scores_BN[rows, items]
-        above_B = (scores_BN > goal_B[:, None]).sum(axis=1) - _per_row(rows, excluded > goal_B[rows], stop - start)
-        level_B = (scores_BN == goal_B[:, None]).sum(axis=1) - _per_row(rows, excluded == goal_B[rows], stop - start)
-        rank_U[start:stop] = above_B + np.floor(luck_U[start:stop] * level_B).astype(np.int64)
+        place_targets(scores_BN, task, start, rank_T, luck_U=luck_U, seed=seed)
         if progress is not None:
             progress(stop, task.users)
-    return Ranks(rank_U=rank_U, candidates_U=task.n_items - np.diff(task.excluded.offsets))
+    return ranks_of(task, rank_T)
+
+
+def place_targets(
+    scores_BN: npt.NDArray[np.float32], task: RankingTask, start: int, rank_T: Ints, *, luck_U: Floats, seed: int
+) -> None:
+    """Write the places of the targets of the users start..start+B-1 into `rank_T`.
+
+    Args:
+        scores_BN: checked scores of these users.
+        task: what is ranked.
+        start: the first user.
+        rank_T: one place per target of the task, written in part.
+        luck_U: `task.luck(seed)`.
+        seed: of the draws that break ties.
+    """
+    stop = start + len(scores_BN)
+    rows, items = task.excluded.flat(start, stop)
+    excluded = scores_BN[rows, items]
+    if task.offsets is None:
+        above_B, level_B = _compared(scores_BN, task.targets_U[start:stop], rows, excluded)
+        rank_T[start:stop] = above_B + np.floor(luck_U[start:stop] * level_B).astype(np.int64)
+        return
+    for nth in range(int(np.diff(task.offsets[start : stop + 1]).max())):
+        places = task.offsets[start:stop] + nth
+        here_B = places < task.offsets[start + 1 : stop + 1]
+        of_B = np.flatnonzero(here_B)
+        new_row = np.cumsum(here_B) - 1
+        kept = here_B[rows]
+        above_B, level_B = _compared(
+            scores_BN[of_B], task.flat_targets[places[of_B]], new_row[rows[kept]], excluded[kept]
+        )
+        rank_T[places[of_B]] = above_B
+        alone = level_B == 1
+        for row, above, level in zip(of_B[~alone], above_B[~alone], level_B[~alone], strict=True):
+            user = start + int(row)
+            luck = luck_U[user] if nth == 0 else task.further_luck(seed, user)[nth]
+            taken = rank_T[task.offsets[user] : task.offsets[user] + nth]
+            rank_T[task.offsets[user] + nth] = _free_place(int(above), int(level), float(luck), taken)
+
+
+def ranks_of(task: RankingTask, rank_T: Ints) -> Ranks:
+    """The ranks of a task from the place of every target."""
+    candidates_U = task.n_items - np.diff(task.excluded.offsets)
+    if task.offsets is None:
+        return Ranks(rank_U=rank_T, candidates_U=candidates_U)
+    best_U = np.minimum.reduceat(rank_T, task.offsets[:-1]) if task.users else rank_T
+    return Ranks(best_U, candidates_U, task.offsets, rank_T)
+
+
+def _compared(
+    scores_BN: npt.NDArray[np.float32], targets_B: Ints, rows: Ints, excluded: npt.NDArray[np.float32]
+) -> tuple[Ints, Ints]:
+    """Candidates above and level with each target [B]; rows and scores of excluded items are taken out."""
+    users = len(scores_BN)
+    goal_B = scores_BN[np.arange(users), targets_B]
+    above_B = (scores_BN > goal_B[:, None]).sum(axis=1) - _per_row(rows, excluded > goal_B[rows], users)
+    level_B = (scores_BN == goal_B[:, None]).sum(axis=1) - _per_row(rows, excluded == goal_B[rows], users)
+    return above_B, level_B
+
+
+def _free_place(above: int, level: int, luck: float, taken: Ints) -> int:
+    """A place among `level` equal ones that no earlier target of the user has, each as likely."""
+    mine = np.sort(taken[(taken >= above) & (taken < above + level)])
+    place = above + int(luck * (level - mine.size))
+    for other in mine:
+        place += int(other <= place)
+    return place
 
 
 def checked_scores(scores_BN: npt.NDArray[np.float32], shape: tuple[int, int]) -> npt.NDArray[np.float32]:
@@ -246,6 +186,8 @@ def chance_level(found: Ranks, ks: Sequence[int] = DEFAULT_KS) -> dict[str, floa
         DataError: there are no users.
     """
     names = _names(found, ks)
+    if found.offsets is not None:
+        return {name: chance_of(found, name) for name in names}
     sizes, users = np.unique(found.candidates_U, return_counts=True)
     totals = dict.fromkeys(names, 0.0)
     for size, count in zip(sizes, users, strict=True):
@@ -255,24 +197,38 @@ def chance_level(found: Ranks, ks: Sequence[int] = DEFAULT_KS) -> dict[str, floa
     return {name: total / found.rank_U.size for name, total in totals.items()}
 
 
+def chance_of(found: Ranks, metric: str) -> float:
+    """Exact expectation of one metric's mean when every order of each user's candidates is equally likely.
+
+    Raises:
+        DataError: there are no users, or no such metric.
+    """
+    _refuse_nobody(found)
+    asked = parse_metric(metric)
+    relevant_U = np.bincount(found.owners, minlength=found.rank_U.size)
+    cases, users = np.unique(np.stack([found.candidates_U, relevant_U], 1), axis=0, return_counts=True)
+    values = [expected(int(size), int(relevant), asked) for size, relevant in cases]
+    return float(np.average(values, weights=users))
+
+
 def per_user(found: Ranks, metric: str) -> Floats:
     """One metric of each user [U], in 0..1.
 
     Args:
         found: the ranks.
-        metric: `recall_at_<k>`, `ndcg_at_<k>` or `mrr`.
+        metric: `mrr`, or one of `relevance.KINDS` with `_at_<k>`.
 
     Raises:
         DataError: no such metric.
     """
+    asked = parse_metric(metric)
+    if found.offsets is not None or asked.kind not in {"recall", "ndcg", "mrr"}:
+        return user_values(found, asked)
     gain_U = found.rank_U.astype(np.float64)
-    if metric == "mrr":
+    if asked.kind == "mrr":
         return np.asarray(1.0 / (gain_U + 1.0))
-    parts = re.fullmatch(r"(recall|ndcg)_at_([1-9][0-9]*)", metric)
-    if parts is None:
-        raise DataError(f"there is no metric {metric!r}", remedy="Use recall_at_<k>, ndcg_at_<k> or mrr")
-    hit_U = found.rank_U < int(parts[2])
-    return np.where(hit_U, 1.0 if parts[1] == "recall" else 1.0 / np.log2(gain_U + 2.0), 0.0)
+    hit_U = found.rank_U < asked.k
+    return np.where(hit_U, 1.0 if asked.kind == "recall" else 1.0 / np.log2(gain_U + 2.0), 0.0)
 
 
 def paired_difference(a: Ranks, b: Ranks, metric: str, *, seed: int, draws: int = 1000) -> Difference:
@@ -288,7 +244,8 @@ def paired_difference(a: Ranks, b: Ranks, metric: str, *, seed: int, draws: int 
     Raises:
         DataError: the two were not measured on the same users, or there are none.
     """
-    if not np.array_equal(a.candidates_U, b.candidates_U) or a.rank_U.size == 0:
+    paired = np.array_equal(a.candidates_U, b.candidates_U) and np.array_equal(a.owners, b.owners)
+    if not paired or a.rank_U.size == 0:
         raise DataError(
             f"{a.rank_U.size} and {b.rank_U.size} users with differing candidates cannot be paired",
             remedy="Rank both on one RankingTask",
@@ -300,11 +257,15 @@ def paired_difference(a: Ranks, b: Ranks, metric: str, *, seed: int, draws: int 
     return Difference(mean=float(gap_U.mean()), low=float(low), high=float(high))
 
 
-def _per_row(rows: Ints, flags: npt.NDArray[np.bool_], n_rows: int) -> Ints:
+def _per_row(rows: Ints, flags: Flags, n_rows: int) -> Ints:
     return np.bincount(rows[flags], minlength=n_rows)
 
 
 def _names(found: Ranks, ks: Sequence[int]) -> list[str]:
+    _refuse_nobody(found)
+    return [f"{kind}_at_{k}" for kind in ("recall", "ndcg") for k in ks] + ["mrr"]
+
+
+def _refuse_nobody(found: Ranks) -> None:
     if found.rank_U.size == 0:
         raise DataError("there are no users to evaluate", remedy="Hold out one interaction of at least one user")
-    return [f"{kind}_at_{k}" for kind in ("recall", "ndcg") for k in ks] + ["mrr"]

@@ -14,8 +14,9 @@ from typing import get_args
 import numpy as np
 
 from mmrec_model.canonical import JsonValue
-from mmrec_model.config import EncoderConfig, Modality, Pooling
+from mmrec_model.config import EncoderConfig, Modality
 from mmrec_model.config_reader import parse_config
+from mmrec_model.config_types import Pooling
 from mmrec_model.encoders.interface import Encoder, Mask, Vectors
 from mmrec_model.encoders.registry import load_encoder
 from mmrec_model.errors import FeatureError

@@ -44,15 +44,16 @@ def opinions(rule: Literal["vote", "rank"], scores_BTNS: Tensor, present_NM: Ten
 
     Args:
         rule: `rank_values` or `vote_values`.
-        scores_BTNS: of the M modalities, and last of the prior, which can be read for every item.
+        scores_BTNS: of the M modalities, and last of the terms that every item has, such as the prior.
         present_NM: `[1, N, M]`, which items a modality's scorer can read.
         votes: items that a scorer votes for.
 
     Returns:
         `[B, T, N, S]`.
     """
-    everywhere_N1 = torch.ones_like(present_NM[..., :1])
-    readable_SN = torch.cat([present_NM, everywhere_N1], dim=-1).unsqueeze(-3).transpose(-1, -2)
+    others = scores_BTNS.shape[-1] - present_NM.shape[-1]
+    everywhere_Ns = torch.ones_like(present_NM[..., :1]).expand(*present_NM.shape[:-1], others)
+    readable_SN = torch.cat([present_NM, everywhere_Ns], dim=-1).unsqueeze(-3).transpose(-1, -2)
     scores_BTSN = scores_BTNS.transpose(-1, -2)
     values = vote_values(scores_BTSN, readable_SN, votes) if rule == "vote" else rank_values(scores_BTSN, readable_SN)
     return values.transpose(-1, -2)

@@ -1,7 +1,8 @@
 """An exported recommender: one folder that anybody can load, without pickle.
 
-model.safetensors   all weights, trained or not (of a text encoder those that were trained), and `prior`, the
-                    standardised log popularity as released under DP
+model.safetensors   all weights, trained or not (of a text encoder those that were trained); `prior`, the standardised
+                    log popularity as released under DP; in runs that have them `scorer` and `selected`, what was made
+                    of the released pairs of items, and `kept_terms`, what the gate left in the score
 config.json         the run's configuration, which holds the model's sizes and the feature bundle's digest
 README.md           the card: what it was trained on, what it reached, what it cost, what is not protected
 digests.json        SHA-256 of the files above, written last
@@ -24,7 +25,8 @@ from mmrec_model.config import RunConfig
 from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import ModelError
 from mmrec_model.model.recommender import RecommenderNetwork, build_model
-from mmrec_model.protocol import PRIOR, Arrays, trained_arrays
+from mmrec_model.model.state import load_beside, model_of_state
+from mmrec_model.protocol import BESIDE, CLIP, PRIOR, Arrays
 from mmrec_model.storage import sha256_of_file, write_atomically
 
 WEIGHTS, CONFIG, CARD, DIGESTS = "model.safetensors", "config.json", "README.md", "digests.json"
@@ -45,12 +47,12 @@ def save_model(folder: Path, config: RunConfig, state: Arrays, *, card: str) -> 
     Args:
         folder: created if absent; its files are replaced.
         config: the run.
-        state: trained arrays and `prior`; the other weights are those of the run's seed.
+        state: trained arrays and what travels beside them; the other weights are those of the run's seed.
         card: text of the card, in Markdown.
     """
-    model = build_model(config)
-    model.load_trainable_state({name: torch.tensor(array) for name, array in trained_arrays(state).items()})
-    served = {name: weight.numpy() for name, weight in model.served_state().items()} | {PRIOR: state[PRIOR]}
+    model = model_of_state(config, state)
+    beside = {name: state[name] for name in BESIDE - {CLIP} if name in state}
+    served = {name: weight.numpy() for name, weight in model.served_state().items()} | beside
     contiguous = {name: np.ascontiguousarray(array) for name, array in sorted(served.items())}
     write_atomically(folder / WEIGHTS, save(contiguous))
     write_atomically(folder / CONFIG, (config.model_dump_json(indent=2) + "\n").encode())
@@ -77,13 +79,15 @@ def load_model(folder: Path, *, encoder_source: str | None = None) -> ExportedMo
             raise ModelError(f"{folder}: {changed} changed after the export", remedy="Export or copy the model again")
         config = parse_config(RunConfig, (folder / CONFIG).read_text(encoding="utf-8"), source=str(folder / CONFIG))
         state = load((folder / WEIGHTS).read_bytes())
-        prior = state.pop(PRIOR)
+        beside = {name: state.pop(name) for name in BESIDE - {CLIP} if name in state}
+        prior = beside[PRIOR]
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(
             f"{folder} is not an exported model: {error}", remedy="Name the folder `model` of a run"
         ) from error
     model = build_model(config, encoder_source=encoder_source)
     model.load_served_state({name: torch.from_numpy(array) for name, array in state.items()})
+    load_beside(model, beside)
     if model.encoder is not None:
         model.encoder.merge()
     model.eval()

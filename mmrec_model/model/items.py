@@ -28,6 +28,7 @@ class Items:
         vectors: per modality `[..., D_m]`, unit rows, zero where the modality is missing.
         present_M: `[..., M]`, True where the item has the modality; M in the order of `vectors`.
         prior: `[...]`, standardised log popularity as released under DP; 0 before the release.
+        place: `[...]`, whole numbers: where in the catalogue the item stands.
         texts: token ids, for a model with a text encoder of its own; other models do not read them.
         encoded: whether the text vectors are those of the model's own encoder.
     """
@@ -35,6 +36,7 @@ class Items:
     vectors: dict[Modality, Tensor]
     present_M: Tensor
     prior: Tensor
+    place: Tensor
     texts: Texts | None = None
     encoded: bool = False
 
@@ -54,6 +56,7 @@ class Items:
             vectors={name: torch.tensor(np.asarray(rows), device=device) for name, rows in vectors.items()},
             present_M=torch.tensor(np.asarray(present_NM), device=device),
             prior=torch.tensor(np.asarray(prior, dtype=np.float32), device=device),
+            place=torch.arange(len(prior), device=device),
             texts=texts,
         )
 
@@ -64,6 +67,7 @@ class Items:
             vectors={name: rows[index] for name, rows in self.vectors.items()},
             present_M=self.present_M[index],
             prior=self.prior[index],
+            place=self.place[index],
             texts=None if self.texts is None else self.texts.take(index),
         )
 
@@ -74,6 +78,7 @@ class Items:
             vectors={name: rows[..., start:stop, :] for name, rows in self.vectors.items()},
             present_M=self.present_M[..., start:stop, :],
             prior=self.prior[..., start:stop],
+            place=self.place[..., start:stop],
             texts=None if self.texts is None else self.texts.cut(start, stop),
         )
 
@@ -87,6 +92,7 @@ class Items:
             vectors={name: torch.cat([first.vectors[name], rows], dim=-2) for name, rows in self.vectors.items()},
             present_M=torch.cat([first.present_M, self.present_M], dim=-2),
             prior=torch.cat([first.prior, self.prior], dim=-1),
+            place=torch.cat([first.place, self.place], dim=-1),
             encoded=True,
         )
 

@@ -2,6 +2,7 @@
 
     score(user, item) =  sum_m w_m <profile_m(user), x_m(item)>      content, epsilon 0
                        + w_p prior(item)                             DP popularity, one priced release
+                       + w_c pairs(user, item)                       DP pairs of items, one priced release (optional)
                        + signals . [the terms above]                 trained, starts at 0
                        + sum_m <D_m profile_m(user), x_m(item)>      trained, diagonal D_m starts at 0
                        + s (<A u(user), v(item)> + b . v(item))      trained, A and b start at 0
@@ -14,6 +15,7 @@ With decision-level fusion every modality has a scorer of its own, and the score
 
     scorer_m    =  <profile_m, x_m> + <D_m profile_m, x_m> + s r_m       r_m bilinear (`fusion.decision`), starts at 0
     score       =  sum_m w_m (1 + c_m) scorer_m + w_p (1 + c_p) prior    c trained, starts at 0
+                   + w_c (1 + c_c) pairs
 
 w may be the user's own (`decision_weights`), and a list of candidates may be ranked by votes or ranks
 (`decision_rule`, `decision_rules`); training always uses the weighted sum, which has a gradient.
@@ -38,6 +40,7 @@ from mmrec_model.model.heads.heads import Heads
 from mmrec_model.model.heads.outcomes import Pairs
 from mmrec_model.model.history import HistoryTower, Profile, content_profiles, visible_history
 from mmrec_model.model.items import Items
+from mmrec_model.model.pair_scorer import PairScorer
 from mmrec_model.model.scope import ENCODER, freeze_outside
 from mmrec_model.model.sequence import SequenceTower
 from mmrec_model.model.text_tower import TextTower, build_text_tower
@@ -68,15 +71,17 @@ class RecommenderNetwork(nn.Module):
             self.item_bias = nn.Linear(config.hidden, 1, bias=False)
             for residual in (self.interaction, self.item_bias):
                 nn.init.zeros_(residual.weight)
+        self.pairs_scorer = PairScorer() if config.collaboration_weight else None
+        public = [config.popularity_weight, *([config.collaboration_weight] if self.pairs_scorer else [])]
         weighs_modalities = config.decision_weights == "learned"
-        self.signals = nn.Linear(len(dims) + 1 if weighs_modalities else 1, 1, bias=False)
+        self.signals = nn.Linear((len(dims) if weighs_modalities else 0) + len(public), 1, bias=False)
         nn.init.zeros_(self.signals.weight)
         widths = self.fusion.widths
         self.dimensions = nn.ModuleDict({name: DimensionWeights(width) for name, width in widths.items()})
-        public = [*(config.modality_weights.get(name, 0.0) for name in dims), config.popularity_weight]
+        public = [*(config.modality_weights.get(name, 0.0) for name in dims), *public]
         self.public_weights: Tensor
         self.register_buffer("public_weights", torch.tensor(public), persistent=False)
-        self.heads = Heads(config, len(public))
+        self.heads = Heads(config, len(dims) + 1)
         if (encoder is None) != (config.text_encoder is None) or (encoder is not None and "text" not in dims):
             raise ModelError(
                 f"scope {config.scope!r} over {', '.join(dims)} does not go with {(encoder and 'an') or 'no'} encoder",
@@ -108,15 +113,18 @@ class RecommenderNetwork(nn.Module):
         history = items.cut(0, places)
         visible_BTK = visible_history(mask_BK, leave_one_out=candidates is None, causal=self.config.tower == "sequence")
         profiles = content_profiles(history, visible_BTK)
+        shared_BTLs = self._shared_terms(history, visible_BTK, scored, leave_one_out=candidates is None)
         if isinstance(self.fusion, DecisionFusion):
             weights_BTM = self._decision_weights(history, visible_BTK, profiles)
-            return self._decided(self.fusion, weights_BTM, profiles, scored, ranking=candidates is not None)
+            return self._decided(
+                self.fusion, weights_BTM, profiles, scored, shared_BTLs, ranking=candidates is not None
+            )
         own = None if own is None else own.only(self.dims)
         profile_BXH, fused_BLH = self._fused(items, own)
         profile = None if own is None else Profile.of(own, profile_BXH)
         users_BTH = self.tower(fused_BLH[:, :places], visible_BTK, profile)
         vectors = fused_BLH if candidates is None else self.fusion(scored)
-        terms_BTLS = self.public_weights * self._terms(self._contents(profiles, scored), scored)
+        terms_BTLS = self.public_weights * self._terms(self._contents(profiles, scored), shared_BTLs)
         residual: Tensor = self.interaction(users_BTH) @ vectors.transpose(-1, -2)
         fused: Tensor = self.config.fused_scale * (residual + self.item_bias(vectors).transpose(-1, -2))
         return self._combined(terms_BTLS) + torch.stack(self._weighted(profiles, scored)).sum(0) + fused
@@ -146,13 +154,13 @@ class RecommenderNetwork(nn.Module):
         history, rows = self.read(history).only(self.dims), self.read(rows).only(self.dims)
         profiles = content_profiles(history, visible_BFK)
         similarities = [(profiles[name] * vectors).sum(-1) for name, vectors in rows.vectors.items()]
-        terms_BFS = self.public_weights * torch.stack([*similarities, rows.prior], dim=-1)
+        terms_BFS = self.public_weights[: len(self.dims) + 1] * torch.stack([*similarities, rows.prior], dim=-1)
         return Pairs(
             self.user_vectors(history, visible_BFK, own), self.fusion(rows), self.config.temperature * terms_BFS
         )
 
     def _decision_weights(self, history: Items, visible_BTK: Tensor, profiles: Mapping[Modality, Tensor]) -> Tensor:
-        public_M = self.public_weights[:-1]
+        public_M = self.public_weights[: len(self.dims)]
         if self.config.decision_weights == "local":
             return local_weights(history, visible_BTK, profiles, public_M, self.config.decision_temperature)
         return public_M.expand(*visible_BTK.shape[:-1], len(public_M))
@@ -163,15 +171,16 @@ class RecommenderNetwork(nn.Module):
         weights_BTM: Tensor,
         profiles: Mapping[Modality, Tensor],
         scored: Items,
+        shared_BTLs: Tensor,
         *,
         ranking: bool,
     ) -> Tensor:
         residuals_BTLM = self.config.fused_scale * fusion.residuals(profiles, scored)
         parts = zip(self._contents(profiles, scored), self._weighted(profiles, scored), strict=True)
         scorers = [content + own + residuals_BTLM[..., place] for place, (content, own) in enumerate(parts)]
-        scores_BTLS = self._terms(scorers, scored)
-        prior_weight = self.public_weights[-1:].expand(*weights_BTM.shape[:-1], 1)
-        weights_BT1S = torch.cat([weights_BTM, prior_weight], dim=-1).unsqueeze(-2)
+        scores_BTLS = self._terms(scorers, shared_BTLs)
+        shared_weights = self.public_weights[len(self.dims) :].expand(*weights_BTM.shape[:-1], -1)
+        weights_BT1S = torch.cat([weights_BTM, shared_weights], dim=-1).unsqueeze(-2)
         weighted = self._combined(weights_BT1S * scores_BTLS)
         rule = self.config.decision_rule
         if not ranking or rule == "weighted":
@@ -183,9 +192,16 @@ class RecommenderNetwork(nn.Module):
     def _contents(self, profiles: Mapping[Modality, Tensor], scored: Items) -> list[Tensor]:
         return [profiles[name] @ rows.transpose(-1, -2) for name, rows in scored.vectors.items()]
 
-    def _terms(self, scores: list[Tensor], scored: Items) -> Tensor:
-        prior = scored.prior.unsqueeze(-2).expand_as(scores[0])
-        return torch.stack([*scores, prior], dim=-1)
+    def _shared_terms(self, history: Items, visible_BTK: Tensor, scored: Items, *, leave_one_out: bool) -> Tensor:
+        """What belongs to no modality: the prior and, where the run has them, the pairs `[B, T, L, 1 or 2]`."""
+        prior_BTL = scored.prior.unsqueeze(-2).expand(*visible_BTK.shape[:-1], -1)
+        if self.pairs_scorer is None:
+            return prior_BTL.unsqueeze(-1)
+        pairs_BTL = self.pairs_scorer(history, visible_BTK, scored, leave_one_out=leave_one_out)
+        return torch.stack([prior_BTL, pairs_BTL], dim=-1)
+
+    def _terms(self, scores: list[Tensor], shared_BTLs: Tensor) -> Tensor:
+        return torch.cat([torch.stack(scores, dim=-1), shared_BTLs], dim=-1)
 
     def _combined(self, terms_BTLS: Tensor) -> Tensor:
         return terms_BTLS.sum(-1) + self._signal(terms_BTLS)
@@ -202,6 +218,22 @@ class RecommenderNetwork(nn.Module):
             weighted: Tensor = self.dimensions[name](profiles[name][..., :width])
             parts.append(weighted @ scored.vectors[name][..., :width].transpose(-1, -2))
         return parts
+
+    def keep_terms(self, kept_S: Tensor) -> None:
+        """Multiply the weight of each free term by 0 or 1, for good.
+
+        Args:
+            kept_S: of the modalities in order, the prior and, where the run has them, the pairs.
+
+        Raises:
+            ModelError: another number of terms, or a value other than 0 and 1.
+        """
+        if kept_S.shape != self.public_weights.shape or not bool(((kept_S == 0) | (kept_S == 1)).all()):
+            raise ModelError(
+                f"{tuple(kept_S.shape)} switches for {len(self.public_weights)} terms, or others than 0 and 1",
+                remedy="Use the configuration the state was exported with",
+            )
+        self.public_weights = self.public_weights * kept_S
 
     def trainable_state(self) -> dict[str, Tensor]:
         """What travels between coordinator and partners: the trained weights and nothing about any user."""

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mmrec_model.canonical import canonical_json, sha256_hex
-from mmrec_model.config import Count, Modality, NonNegative, Positive, Strict, Width
+from mmrec_model.config import Modality
+from mmrec_model.config_types import Count, NonNegative, Positive, Strict, Width
 
 Task = Literal["mlm", "nsp", "mlm+nsp", "align", "masked-feature"]
 TEXT_TASKS: tuple[Task, ...] = ("mlm", "nsp", "mlm+nsp")

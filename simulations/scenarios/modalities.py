@@ -13,9 +13,10 @@ from typing import get_args
 
 from mmrec_model.config import FusionName, Modality, ModelConfig
 from mmrec_model.config_reader import parse_config
-from simulations.scenarios.grid_page import render_modalities
 from simulations.scenarios.interface import Cell, Scenario
 from simulations.scenarios.modality_findings import conclude
+from simulations.scenarios.modality_page import render_modalities, summary
+from simulations.scenarios.modality_record import ModalityGrid
 from simulations.workspace import Recipe
 
 ROUNDS = 10
@@ -23,7 +24,7 @@ HIDDEN = (0.0, 0.3)
 
 
 def cells(base: Recipe, modalities: Sequence[Modality], seeds: int) -> list[Cell]:
-    """All cells: complete media first, small subsets first.
+    """All cells, without pairs and gate, which would hide what fusion does: complete media first, small subsets first.
 
     Args:
         base: what they have in common.
@@ -47,7 +48,16 @@ def _cell(base: Recipe, chosen: tuple[Modality, ...], fusion: FusionName, hidden
     changes = {"modalities": chosen, "fusion": fusion}
     model = parse_config(ModelConfig, base.model.model_dump(mode="json") | changes, source=f"the cell with {fusion}")
     axes = {"modalities": "+".join(chosen), "fusion": fusion, "hidden": f"{hidden:g}", "seed": str(seed)}
-    return Cell(axes, replace(base, model=model, hidden=hidden, seed=seed))
+    return Cell(axes, replace(base, model=model, hidden=hidden, seed=seed, pairs=False, gate=None))
 
 
-SCENARIO = Scenario("modalities", ROUNDS, cells, conclude, render_modalities)
+SCENARIO = Scenario(
+    name="modalities",
+    rounds=ROUNDS,
+    sets=frozenset({"rivals"}),
+    cells=cells,
+    conclude=conclude,
+    page=render_modalities,
+    summary=summary,
+    record=ModalityGrid,
+)

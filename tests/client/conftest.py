@@ -16,11 +16,12 @@ from client.release import Answer, answer
 from client.site import Site, SiteConfig, enrol
 from mmrec_model.canonical import canonical_json
 from mmrec_model.config import ModelConfig, PrivacyConfig, RunConfig, TrainingConfig
+from mmrec_model.config_ladder import CollaborationConfig, GateConfig
 from mmrec_model.data.writing import write_partner
 from mmrec_model.features.folder import open_bundle, write_bundle
 from mmrec_model.features.signature import sign_bundle
 from mmrec_model.model.recommender import initial_state
-from mmrec_model.protocol import Arrays, Kind, Reply, Request, arrays_digest
+from mmrec_model.protocol import SCORER, SELECTED, Arrays, Kind, Reply, Request, arrays_digest, state_digest
 from server.sites import Sites, coordinator_key, write_partners
 
 N_ITEMS, N_USERS = 40, 60
@@ -122,6 +123,46 @@ def make_request(config: RunConfig) -> MakeRequest:
             arrays = {**initial_state(used), "prior": np.zeros(used.features.items, dtype=np.float32)}
         digest = arrays_digest(arrays) if arrays else ""
         return Request(used.run_id, round_number, used.model_dump_json(), digest), arrays
+
+    return make
+
+
+PAIR_ITEMS = 12
+
+
+@pytest.fixture
+def ladder(config: RunConfig) -> RunConfig:
+    """The same plan with pairs of 12 items and a gate."""
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"collaboration_weight": 0.3}),
+            "collaboration": CollaborationConfig(items=PAIR_ITEMS, history=5, noise_multiplier=2.0),
+            "gate": GateConfig(metric="ndcg_at_10", noise_multiplier=3.0),
+        }
+    )
+
+
+@pytest.fixture
+def scorer() -> Arrays:
+    """A scorer of the plan's size."""
+    weights = np.random.default_rng(4).normal(size=(PAIR_ITEMS, PAIR_ITEMS)).astype(np.float32)
+    np.fill_diagonal(weights, 0.0)
+    return {SCORER: weights, SELECTED: np.arange(1, 3 * PAIR_ITEMS, 3, dtype=np.float32)}
+
+
+@pytest.fixture
+def make_ladder_request(ladder: RunConfig, scorer: Arrays) -> Callable[[Kind], tuple[Request, Arrays]]:
+    """A well-formed request of the one round that PAIRS, SCORER or COMPARE has in the plan, or of TRAIN round 1."""
+
+    def make(kind: Kind) -> tuple[Request, Arrays]:
+        plan = ladder.model_dump_json()
+        if kind in {Kind.PAIRS, Kind.SCORER}:
+            arrays = {SELECTED: scorer[SELECTED]} if kind is Kind.PAIRS else dict(scorer)
+            return Request(ladder.run_id, 0, plan, arrays_digest(arrays)), arrays
+        arrays = {**initial_state(ladder), "prior": np.linspace(-1, 1, N_ITEMS).astype(np.float32)}
+        number = ladder.training.rounds + 1 if kind is Kind.COMPARE else 1
+        digest = arrays_digest(scorer)
+        return Request(ladder.run_id, number, plan, state_digest(arrays, digest), digest), arrays
 
     return make
 

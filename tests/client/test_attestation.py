@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from client import attestation, site, training
+from client import attestation, plan_replay, site, training
 from client.attestation import attest_code, run_self_test
 from client.gradients import ClippedSum, gradients_by_name
 from client.gradients.contract import count_users
+from client.made_up_plan import PlanShape
 from client.release import answer
 from mmrec_model.errors import PolicyRefusal, PrivacyError
 from mmrec_model.privacy.ledger import Ledger
 from mmrec_model.privacy.noise import SEEDED_SOURCE, SYSTEM_SOURCE, GaussianNoise
 from mmrec_model.protocol import Kind
 
-DIGEST = "a" * 64
+DIGEST, SHAPE = "a" * 64, PlanShape(modalities=("text",))
+"""Of the fixture's plan."""
 
 
 @pytest.fixture(autouse=True)
@@ -37,22 +39,28 @@ def types(made) -> list[str]:
     return [str(record.type) for record in records(made)]
 
 
-def attest(made) -> None:
-    with made.open_ledger() as ledger:
-        attest_code(ledger, made)
+@pytest.fixture
+def attest(config):
+    """Test the code for the plan, or for another one."""
+
+    def run(made, plan=config) -> None:
+        with made.open_ledger() as ledger:
+            attest_code(ledger, made, plan)
+
+    return run
 
 
 @pytest.mark.parametrize("source_name", [SYSTEM_SOURCE, SEEDED_SOURCE])
 def test_the_installed_code_passes_and_is_tested_once(source_name):
-    result = run_self_test(DIGEST, source_name)
+    result = run_self_test(DIGEST, source_name, SHAPE)
     assert result.passed
     assert (result.rng, result.neighbour_replay) == ("passed", "passed")
-    assert run_self_test(DIGEST, source_name) is result
+    assert run_self_test(DIGEST, source_name, SHAPE) is result
 
 
 def test_testing_leaves_the_random_numbers_of_the_process_alone():
     before = torch.get_rng_state()
-    run_self_test(DIGEST, SYSTEM_SOURCE)
+    run_self_test(DIGEST, SYSTEM_SOURCE, SHAPE)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -86,8 +94,8 @@ class Refusing:
 
 @pytest.mark.parametrize("broken", [Unclipped, Silent, Refusing])
 def test_a_step_that_does_not_bound_a_user_or_ignores_him_fails(broken, monkeypatch):
-    monkeypatch.setattr(attestation, "gradients_by_name", lambda _: broken())
-    result = run_self_test(DIGEST, SYSTEM_SOURCE)
+    monkeypatch.setattr(plan_replay, "gradients_by_name", lambda _: broken())
+    result = run_self_test(DIGEST, SYSTEM_SOURCE, SHAPE)
     assert (result.neighbour_replay, result.rng, result.passed) == ("failed", "passed", False)
 
 
@@ -107,7 +115,7 @@ real_loss = training.user_losses
 @pytest.mark.parametrize("mixed", [mean_over_users, others_subtracted])
 def test_a_loss_in_which_users_meet_fails(mixed, monkeypatch):
     monkeypatch.setattr(training, "user_losses", mixed)
-    assert run_self_test(DIGEST, SYSTEM_SOURCE).neighbour_replay == "failed"
+    assert run_self_test(DIGEST, SYSTEM_SOURCE, SHAPE).neighbour_replay == "failed"
 
 
 def source(draw, name=SYSTEM_SOURCE):
@@ -135,19 +143,19 @@ BAD_NOISE = {
 @pytest.mark.parametrize("name", BAD_NOISE)
 def test_noise_that_is_not_what_was_asked_for_fails(name, monkeypatch):
     monkeypatch.setattr(attestation, "GaussianNoise", source(BAD_NOISE[name]))
-    result = run_self_test(DIGEST, SYSTEM_SOURCE)
+    result = run_self_test(DIGEST, SYSTEM_SOURCE, SHAPE)
     assert (result.rng, result.neighbour_replay) == ("failed", "passed")
 
 
 def test_noise_of_another_source_than_configured_fails(monkeypatch):
     monkeypatch.setattr(attestation, "GaussianNoise", source(honest))
-    assert run_self_test(DIGEST, SYSTEM_SOURCE).rng == "passed"
+    assert run_self_test(DIGEST, SYSTEM_SOURCE, SHAPE).rng == "passed"
     run_self_test.cache_clear()
     monkeypatch.setattr(attestation, "GaussianNoise", source(honest, SEEDED_SOURCE))
-    assert run_self_test(DIGEST, SYSTEM_SOURCE).rng == "failed"
+    assert run_self_test(DIGEST, SYSTEM_SOURCE, SHAPE).rng == "failed"
 
 
-def test_the_ledger_names_the_code_its_libraries_and_its_statistics(make_site):
+def test_the_ledger_names_the_code_its_libraries_and_its_statistics(make_site, attest):
     made = make_site(seed=None)
     attest(made)
     assert types(made) == ["open", "code", "data_prep"]
@@ -161,7 +169,9 @@ def test_the_ledger_names_the_code_its_libraries_and_its_statistics(make_site):
     assert prepared.table("statistics") == {"item_vocabulary": public, "catalogue_transform": public}
 
 
-def test_other_code_is_recorded_with_the_statistics_that_were_paid_for_by_then(make_site, make_request, monkeypatch):
+def test_other_code_is_recorded_with_the_statistics_that_were_paid_for_by_then(
+    make_site, make_request, monkeypatch, attest
+):
     made = make_site()
     attest(made)
     answer(made, Kind.POPULARITY, *make_request(0))
@@ -186,7 +196,7 @@ def test_the_popularity_that_was_paid_for_is_stated_before_the_first_training_st
 
 def test_code_that_fails_spends_nothing(make_site, make_request, monkeypatch):
     made = make_site()
-    monkeypatch.setattr(attestation, "gradients_by_name", lambda _: Unclipped())
+    monkeypatch.setattr(plan_replay, "gradients_by_name", lambda _: Unclipped())
     for kind, round_number in ((Kind.DESCRIBE, 0), (Kind.POPULARITY, 0), (Kind.TRAIN, 1)):
         assert answer(made, kind, *make_request(round_number)).reply.refusal == "self-test"
     assert not {"plan", "reserve"} & set(types(made))
@@ -195,9 +205,9 @@ def test_code_that_fails_spends_nothing(make_site, make_request, monkeypatch):
     assert answer(made, Kind.TRAIN, *make_request(1)).reply.refusal == ""
 
 
-def test_a_failure_is_recorded_once_and_replaced_by_a_later_pass(make_site, monkeypatch):
+def test_a_failure_is_recorded_once_and_replaced_by_a_later_pass(make_site, monkeypatch, attest):
     made = make_site()
-    monkeypatch.setattr(attestation, "gradients_by_name", lambda _: Unclipped())
+    monkeypatch.setattr(plan_replay, "gradients_by_name", lambda _: Unclipped())
     for _ in range(2):
         with pytest.raises(PolicyRefusal, match="self-test"):
             attest(made)
@@ -209,7 +219,7 @@ def test_a_failure_is_recorded_once_and_replaced_by_a_later_pass(make_site, monk
     assert types(made) == ["open", "code", "code", "data_prep"]
 
 
-def test_a_crash_behind_the_code_record_is_made_good_at_the_next_start(make_site, monkeypatch):
+def test_a_crash_behind_the_code_record_is_made_good_at_the_next_start(make_site, monkeypatch, attest):
     made = make_site()
     real_append = Ledger.append
 
@@ -227,15 +237,66 @@ def test_a_crash_behind_the_code_record_is_made_good_at_the_next_start(make_site
     assert types(made) == ["open", "code", "data_prep"]
 
 
-def test_a_pass_on_the_ledger_is_neither_repeated_nor_recorded_again(make_site, monkeypatch):
-    made = make_site()
-    attest(made)
-    monkeypatch.setattr(attestation, "run_self_test", lambda *_arguments: pytest.fail("tested again"))
-    attest(made)
-    assert types(made) == ["open", "code", "data_prep"]
+def counted_tests(monkeypatch) -> list[PlanShape]:
+    """The shapes of all tests from now on; not one of them is remembered from before."""
+    shapes: list[PlanShape] = []
+    real = run_self_test.__wrapped__
+    monkeypatch.setattr(attestation, "run_self_test", lambda *given: (shapes.append(given[-1]), real(*given))[1])
+    return shapes
 
 
-def test_other_versions_of_the_libraries_are_recorded_anew(make_site, monkeypatch):
+def test_a_plan_that_passed_is_neither_tested_nor_recorded_again(make_site, make_request, monkeypatch, attest):
+    made, shapes = make_site(), counted_tests(monkeypatch)
+    answer(made, Kind.DESCRIBE, *make_request(0))
+    answer(made, Kind.TRAIN, *make_request(1))
+    attest(made)
+    assert shapes == [SHAPE]
+    assert types(made) == ["open", "code", "data_prep", "plan", "reserve", "commit"]
+
+
+def test_every_new_plan_is_tested_with_its_own_model_and_a_pass_is_recorded_once(
+    make_site, make_request, config, monkeypatch
+):
+    made, shapes = make_site(max_epsilon=50.0), counted_tests(monkeypatch)
+    model = config.model.model_copy(update={"fusion": "gated"})
+    for number, plan in enumerate((config, config.model_copy(update={"run_id": "next", "model": model}))):
+        assert answer(made, Kind.TRAIN, *make_request(number + 1, plan=plan)).reply.refusal == ""
+    assert shapes == [PlanShape(modalities=("text",)), PlanShape(fusion="gated", modalities=("text",))]
+    assert types(made).count("code") == 1
+
+
+def test_a_family_that_fails_is_refused_alone_and_the_others_go_on(make_site, make_request, config, monkeypatch):
+    made = make_site(max_epsilon=50.0)
+    real = plan_replay.made_up_model
+    gated = config.model_copy(update={"run_id": "gated", "model": config.model.model_copy(update={"fusion": "gated"})})
+
+    def broken(shape):
+        model = real(shape)
+        if shape.fusion == "gated":
+            model.model.public_weights += np.nan
+        return model
+
+    monkeypatch.setattr(plan_replay, "made_up_model", broken)
+    assert answer(made, Kind.TRAIN, *make_request(1)).reply.refusal == ""
+    for _ in range(2):
+        assert answer(made, Kind.DESCRIBE, *make_request(0, plan=gated)).reply.refusal == "self-test"
+    assert types(made)[-1] == "code"
+    assert records(made)[-1].text("neighbour_replay") == "failed"
+    assert types(made).count("code") == 2
+    assert answer(made, Kind.TRAIN, *make_request(2)).reply.refusal == ""
+    assert types(made)[-4:] == ["code", "data_prep", "reserve", "commit"]
+
+
+def test_code_that_is_replaced_in_the_middle_of_a_run_is_tested_once_for_the_plan(make_site, make_request, monkeypatch):
+    made, shapes = make_site(), counted_tests(monkeypatch)
+    answer(made, Kind.TRAIN, *make_request(1))
+    monkeypatch.setattr(site, "code_digest", lambda: DIGEST)
+    for number in (2, 3):
+        assert answer(made, Kind.TRAIN, *make_request(number)).reply.refusal == ""
+    assert shapes == 2 * [SHAPE]
+
+
+def test_other_versions_of_the_libraries_are_recorded_anew(make_site, monkeypatch, attest):
     made = make_site()
     attest(made)
     monkeypatch.setattr(attestation, "version", lambda name: f"{name}-next")

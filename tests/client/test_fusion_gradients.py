@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -73,7 +74,8 @@ def catalogue() -> Items:
     present[3] = False
     vectors = {name: rng.normal(size=(ITEMS, WIDTH)) * present[:, [place]] for place, name in enumerate(MODALITIES)}
     items = Items.from_arrays({}, present, rng.normal(size=ITEMS).astype(np.float32))
-    return Items({name: torch.tensor(rows) for name, rows in vectors.items()}, items.present_M, items.prior.double())
+    wide = {name: torch.tensor(rows) for name, rows in vectors.items()}
+    return replace(items, vectors=wide, prior=items.prior.double())
 
 
 def users(modality_dropout: float, *, heads: bool = False) -> HistoryBatch:

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from client import attestation, training
+from client import training
 from client.gradients import gradients_by_name
 from client.gradients.contract import count_users, select_users
+from client.made_up_plan import PlanShape, made_up_catalogue, made_up_model, made_up_users
 from client.neighbour_replay import recorded_step, replay_neighbours
 from client.policy import Policy
 from client.private_step import StepPlan
@@ -36,14 +37,10 @@ LIMIT = 0.5
 
 def made_up() -> tuple[nn.Module, Items, HistoryBatch]:
     """The self-test's model with all heads and DeepFM, in float64, and its readable users."""
-    model, catalogue, batch = (
-        attestation._made_up_model().double(),
-        attestation._made_up_catalogue(),
-        attestation._made_up_users(),
-    )
-    wide = Items(
-        {name: rows.double() for name, rows in catalogue.vectors.items()}, catalogue.present_M, catalogue.prior.double()
-    )
+    shape = PlanShape(heads=HEADS, ctr_scorer="deepfm")
+    model, catalogue, batch = made_up_model(shape).double(), made_up_catalogue(shape), made_up_users(shape)
+    vectors = {name: rows.double() for name, rows in catalogue.vectors.items()}
+    wide = replace(catalogue, vectors=vectors, prior=catalogue.prior.double())
     readable = select_users(batch, torch.arange(count_users(batch) - 1))
     return model, wide, readable
 

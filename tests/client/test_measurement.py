@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from client import measurement, release
 from client.measurement import measure, sensitivity, user_vectors
 from client.release import answer
-from mmrec_model.config import EvaluationConfig, RunConfig
+from mmrec_model.config import RunConfig
+from mmrec_model.config_ladder import EvaluationConfig
 from mmrec_model.data.dataset import PartnerDataset
 from mmrec_model.data.histories import Histories
 from mmrec_model.errors import DataError
@@ -176,7 +177,7 @@ def test_metrics_are_reserved_before_they_are_computed_and_committed_before_they
         raise DataError("user 17 is odd", remedy="Mend it")
 
     with monkeypatch.context() as patch:
-        patch.setitem(release._MAKERS, Kind.EVALUATE, fail)
+        patch.setitem(release.MAKERS, Kind.EVALUATE, fail)
         reply = answer(site, Kind.EVALUATE, *make_request(2, plan=evaluated)).reply
     assert (reply.refusal, "17" in reply.refusal_text) == ("site", False)
     assert '"kind":"evaluate"' in seen[0]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from client import plan_parts
 from client.measurement import measure
 from client.policy import Policy
 from client.release import answer
@@ -107,7 +108,7 @@ def plan(site: Site, *media: str) -> RunConfig:
         seed=0,
         features=site.bundle.spec,
         model=ModelConfig(hidden=4, trained_dims=4, user_media=media),
-        training=TrainingConfig(rounds=1, max_history=4, negatives=3, sample_rate=0.5),
+        training=TrainingConfig(rounds=3, max_history=4, negatives=3, sample_rate=0.5),
         privacy=PrivacyConfig(mechanism="none", epsilon=None, noise_multiplier=0.0, popularity_noise_multiplier=0.0),
     )
 
@@ -122,7 +123,7 @@ def trained(site: Site, config: RunConfig) -> Arrays:
 
 def test_own_media_are_unit_vectors_of_the_users_who_have_them(tmp_path, public):
     site = site_of(tmp_path, public)
-    own = site.own_media(plan(site, "text", "image").model)
+    own = site.parts_of(plan(site, "text", "image")).own_media()
     assert own is not None
     text, image = own.present_M.numpy().T
     assert text.tolist() == [user % 2 == 1 and user < N_USERS - 4 for user in range(N_USERS)]
@@ -140,7 +141,7 @@ def test_own_media_move_the_update_and_nothing_of_them_is_sent(tmp_path, public)
     }
     assert np.abs(found["interaction.weight"] - plain["interaction.weight"]).max() > 1e-6
     sent = b"".join(array.tobytes() for array in found.values())
-    own = with_media.own_media(config.model)
+    own = with_media.parts_of(config).own_media()
     assert own is not None
     for user in np.flatnonzero(own.present_M.any(-1)):
         for rows in own.vectors.values():
@@ -150,9 +151,33 @@ def test_own_media_move_the_update_and_nothing_of_them_is_sent(tmp_path, public)
 
 def test_without_the_setting_own_media_are_not_even_read(tmp_path, public, monkeypatch):
     site = site_of(tmp_path, public)
-    monkeypatch.setattr("client.site.read_user_columns", lambda _folder: pytest.fail("users.* was read"))
-    assert site.own_media(plan(site).model) is None
+    monkeypatch.setattr("client.plan_parts.read_user_columns", lambda _folder: pytest.fail("users.* was read"))
+    assert site.parts_of(plan(site)).own_media() is None
     trained(site, plan(site))
+
+
+def test_own_media_are_encoded_once_for_all_requests_of_a_plan_and_again_where_a_picture_changed(
+    tmp_path, public, monkeypatch
+):
+    site, loads, encoded = site_of(tmp_path, public), [], []
+    load, encode = plan_parts.bundle_encoder, plan_parts.encode_own_media
+    monkeypatch.setattr(plan_parts, "bundle_encoder", lambda *a: (loads.append(a[1]), load(*a))[1])
+    monkeypatch.setattr(plan_parts, "encode_own_media", lambda *a, **k: (encoded.append(a[1]), encode(*a, **k))[1])
+    config = plan(site, "text", "image")
+    for run in range(3):
+        state = {**initial_state(config), "prior": np.full(N_ITEMS, run, np.float32)}
+        request = Request(config.run_id, run + 1, config.model_dump_json(), arrays_digest(state))
+        assert answer(site, Kind.TRAIN, request, state).reply.refusal == ""
+    assert (loads, encoded) == (["text", "image"], ["text", "image"])
+    before = site.parts_of(config).own_media()
+    Image.new("RGB", (24, 24), (20, 20, 200)).save(tmp_path / "data" / "me.png")
+    after = site.parts_of(config).own_media()
+    assert before is not None
+    assert after is not None
+    assert encoded == 2 * ["text", "image"]
+    assert not torch.equal(before.vectors["image"][2], after.vectors["image"][2])
+    assert site.parts_of(plan(site, "text")).own_media() is not None
+    assert loads[2:] == ["text"], "another plan asks for its own"
 
 
 def test_a_site_with_another_encoder_than_the_bundles_refuses_before_it_spends(tmp_path, public, monkeypatch):
@@ -172,7 +197,7 @@ def test_a_profile_counts_in_the_library_as_at_the_site(tmp_path, public):
     state = {name: array + np.float32(0.1) for name, array in initial_state(config).items()}
     save_model(tmp_path / "model", config, {**state, "prior": np.zeros(N_ITEMS, np.float32)}, card="# A model\n")
     model = MultimodalRecommender.load(tmp_path / "model", features=public / "features")
-    own = site.own_media(config.model)
+    own = site.parts_of(config).own_media()
     assert own is not None
     text = model.score(["i1"], profile={"text": f"{SECRET} sweet"})
     expected = score_catalogue(model.exported.model, model.items, [np.array([1])], own.take(torch.tensor([[1]])))[0]
@@ -201,7 +226,7 @@ def test_released_metrics_read_own_media_as_training_does(tmp_path, public):
     def measured(own: Items | None) -> np.ndarray:
         return measure(config, site.items, site.dataset, state, GaussianNoise(seed=b"ties"), own=own)
 
-    own = site.own_media(config.model)
+    own = site.parts_of(config).own_media()
     assert own is not None
     assert np.abs(measured(own) - measured(None)).max() > 1e-3
     nobody = replace(own, present_M=torch.zeros_like(own.present_M))
@@ -218,6 +243,6 @@ def test_own_texts_are_read_at_the_length_and_pooling_of_the_bundle(tmp_path, pu
         store=tmp_path / "store",
     )
     found = Site(site.root, site.config.model_copy(update={"features": str(tmp_path / "other")}))
-    encoder = found.own_encoders(ModelConfig(user_media=("text",)))["text"]
+    encoder = found.parts_of(plan(found, "text")).own_encoders["text"]
     assert encoder.digest == found.bundle.manifest["modalities"]["text"]["encoder"]["digest"]
     assert encoder.digest != site.bundle.manifest["modalities"]["text"]["encoder"]["digest"]

@@ -84,7 +84,7 @@ def test_an_empty_sample_is_a_step_of_noise(batches: list) -> None:
     facts = take_step(model, batches, PLAN)
     assert torch.allclose(before - weights(model), torch.full_like(before, 1 / 8.0), atol=1e-6)
     assert facts.local.users == 0
-    assert facts.local.clipped_share(0.5) == 0.0
+    assert facts.local.norms_B.shape == (0,)
 
 
 def test_every_weight_gets_noise_of_the_planned_deviation_and_the_facts_say_so() -> None:
@@ -105,7 +105,7 @@ def test_facts_outside_local_do_not_depend_on_the_data() -> None:
     public = [{item.name: getattr(f, item.name) for item in fields(f) if item.name != "local"} for f in facts]
     assert all(other == public[0] for other in public)
     assert [f.local.users for f in facts] == [6, 0, 3, 5]
-    assert [f.local.dropped_users() for f in facts] == [0, 0, 3, 0]
+    assert [int((~torch.isfinite(f.local.norms_B)).sum()) for f in facts] == [0, 0, 3, 0]
 
 
 def test_a_run_without_privacy_draws_nothing_and_says_so() -> None:
@@ -219,7 +219,6 @@ def test_a_failing_batch_leaves_weights_and_gradients_alone() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_local_statistics_count_clipped_users() -> None:
+def test_local_statistics_count_users_within_the_clip_against_those_beyond_it() -> None:
     local = LocalStatistics(users=4, norms_B=torch.tensor([0.1, 2.0, 3.0, math.nan]))
-    assert local.clipped_share(1.0) == 0.5
-    assert local.dropped_users() == 1
+    assert local.centred_count(1.0) == (1 - 2) / 2

@@ -59,7 +59,7 @@ def test_the_reserve_is_on_disk_before_any_data_is_read(make_site, make_request,
         seen.extend(record_types(site))
         raise DataError("the disk is gone", remedy="Mend it")
 
-    monkeypatch.setitem(release._MAKERS, Kind.TRAIN, fail)
+    monkeypatch.setitem(release.MAKERS, Kind.TRAIN, fail)
     reply = answer(site, Kind.TRAIN, *make_request(1)).reply
     assert seen[-1] == "reserve"
     assert reply.refusal == "site"
@@ -106,7 +106,7 @@ def test_a_lost_attempt_is_spent_and_the_next_one_is_charged_again_until_the_bud
     make_site, make_request, config, monkeypatch
 ):
     site = make_site(max_epsilon=8.0)
-    monkeypatch.setitem(release._MAKERS, Kind.TRAIN, failing)
+    monkeypatch.setitem(release.MAKERS, Kind.TRAIN, failing)
     codes = [answer(site, Kind.TRAIN, *make_request(1)).reply.refusal for _ in range(400)]
     assert codes[0] == "site"
     assert codes[-1] == "budget"
@@ -231,7 +231,7 @@ def test_the_words_of_an_unexpected_error_do_not_leave(make_site, make_request, 
     def fail(*_arguments):
         raise ValueError("user 17 has 300 items")
 
-    monkeypatch.setitem(release._MAKERS, Kind.TRAIN, fail)
+    monkeypatch.setitem(release.MAKERS, Kind.TRAIN, fail)
     reply = answer(make_site(), Kind.TRAIN, *make_request(1)).reply
     assert reply.refusal == "site"
     assert "17" not in reply.refusal_text

@@ -28,6 +28,7 @@ from mmrec_model.data.catalogue import open_catalogue
 from mmrec_model.data.writing import write_partner
 from mmrec_model.features.bundle import build_bundle
 from mmrec_model.features.folder import FeatureBundle, open_bundle
+from mmrec_model.model import recommender
 from mmrec_model.model.folder import save_model
 from mmrec_model.model.items import Items
 from mmrec_model.model.recommender import build_model
@@ -133,6 +134,26 @@ def test_a_site_trains_adapters_with_its_own_copy_of_the_encoder(site, encoder_f
     adapters = [name for name in result.arrays if "lora_" in name]
     assert len(adapters) == 4
     assert all(np.abs(result.arrays[name]).max() > 0 for name in adapters)
+
+
+def test_the_model_is_built_once_for_all_requests_of_a_plan_and_once_more_to_train(site, encoder_folder, monkeypatch):
+    built = []
+    real = recommender.build_text_tower
+    monkeypatch.setattr(recommender, "build_text_tower", lambda *a, **k: (built.append(1), real(*a, **k))[1])
+    config = plan(site.bundle)
+    request, arrays = requested(config, encoder_folder)
+    built.clear()
+    for kind in (Kind.DESCRIBE, Kind.POPULARITY, Kind.DESCRIBE):
+        free = Request(config.run_id, 0, config.model_dump_json())
+        assert answer(site, kind, free, {}).reply.refusal == ""
+    assert len(built) == 1
+    assert answer(site, Kind.TRAIN, request, arrays).reply.refusal == ""
+    assert len(built) == 2
+    assert answer(site, Kind.TRAIN, request, arrays).arrays, "the stored reply"
+    assert len(built) == 2
+    other = config.model_copy(update={"run_id": "next", "seed": 1})
+    answer(site, Kind.DESCRIBE, Request("next", 0, other.model_dump_json()), {})
+    assert len(built) == 3, "another plan is another model"
 
 
 def test_another_encoder_is_refused_by_name_before_anything_is_spent(tmp_path, public, site, encoder_folder):

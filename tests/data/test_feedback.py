@@ -18,6 +18,7 @@ from mmrec_model.data.dataset import open_partner
 from mmrec_model.data.feedback import Feedback, draw_feedback, moments, split_feedback
 from mmrec_model.data.interactions import Interactions
 from mmrec_model.data.schema import EVENTS
+from mmrec_model.data.split_rules import SplitRule
 from mmrec_model.data.splits import split_interactions
 from mmrec_model.data.validation import ValidationReport
 from mmrec_model.errors import DataError
@@ -118,7 +119,7 @@ def test_no_held_out_item_and_nothing_later_is_in_the_train_part(events: list[tu
     for user in range(len(rows.user_ids)):
         train = {row[0]: row[1] for row in rows_of(feedback, user)}
         after = {row[0]: row[1] for row in rows_of(later, user)}
-        held_out = {int(split.val[user]), int(split.test[user])} - {-1}
+        held_out = {int(item) for part in split.held_out for item in part.of(user)}
         assert not held_out & set(train)
         assert not set(train) & set(after)
         assert not set(split.train.of(user).tolist()) & set(after)
@@ -192,3 +193,10 @@ def test_categories_are_numbered_by_the_public_names() -> None:
     column = ("tea", "", "coffee", "tea", "cocoa")
     assert category_vocabulary(column) == ("cocoa", "coffee", "tea")
     assert category_codes(column, ("tea", "coffee")).tolist() == [0, -1, 1, 0, -1]
+
+
+def test_nothing_from_the_moment_of_a_global_split_on_is_in_the_train_part() -> None:
+    rows = interactions([(0, 0, 1, 1, 0), (0, 1, 9, 0, 0), (1, 2, 1, 1, 0), (1, 3, 9, 1, 0)])
+    split = split_interactions(rows, ITEM_IDS, SplitRule.parse("global-time:5,20"))
+    feedback, _ = split_feedback(rows, split, len(ITEM_IDS))
+    assert feedback.seconds.max() < 5

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from mmrec_model.data.dataset import PartnerDataset, open_partner
 from mmrec_model.data.histories import Histories
+from mmrec_model.data.split_rules import SplitRule, cold_items
 from mmrec_model.data.writing import write_partner
-from mmrec_model.errors import DataError
+from mmrec_model.errors import ConfigError, DataError
 
 ITEM_IDS = [f"i{number}" for number in range(8)]
 CATALOGUE = pa.table({"item_id": ITEM_IDS, "title": ITEM_IDS, "text": ITEM_IDS})
@@ -97,11 +98,11 @@ def test_a_pinned_item_that_train_also_holds_is_no_held_out_item_and_a_notice_co
     assert any("2 users have a pinned test item" in notice for notice in data.report.notices)
 
 
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_two_pinned_rows_of_a_user_are_refused_with_the_user_and_the_rows(split) -> None:
-    rows = [("u", "i0", 1), ("u", "i1", 2), ("u", "i2", 3)]
-    with pytest.raises(DataError, match=rf"user 'u' has 2 {split} rows \(rows 2, 3\)"):
-        opened(rows, ["train", split, split])
+def test_several_pinned_rows_of_a_user_are_all_held_out_and_the_earliest_stands_for_them() -> None:
+    rows = [("u", "i0", 1), ("u", "i2", 3), ("u", "i1", 2), ("u", "i3", 4), ("u", "i4", 5)]
+    data = opened(rows, ["train", "test", "test", "val", "cold"])
+    assert data.test_items.of(0).tolist() == [1, 2]
+    assert (data.val.tolist(), data.test.tolist(), data.cold_items.of(0).tolist()) == ([3], [1], [4])
 
 
 def test_a_blank_pin_column_computes_the_split_and_says_so() -> None:
@@ -131,3 +132,89 @@ def test_a_user_outside_the_histories_is_refused() -> None:
     for user in (-1, 1):
         with pytest.raises(DataError, match="outside"):
             histories.of(user)
+
+
+rules = st.sampled_from(["leave-last-out", "user-time", "user-time:0.3,0.2", "global-time:3,6"]).flatmap(
+    lambda text: st.sampled_from([text, f"{text}+cold:0.3", f"{text}+cold:0.3,7"])
+)
+
+
+def split_by(rows: list[Row], rule: str, loo: list[str] | None = None) -> PartnerDataset:
+    columns = {name: [row[place] for row in rows] for place, name in enumerate(("user_id", "item_id", "timestamp"))}
+    with tempfile.TemporaryDirectory() as name:
+        write_partner(Path(name), interactions=pa.table(columns | ({"loo": loo} if loo else {})), items=CATALOGUE)
+        return open_partner(Path(name), split=SplitRule.parse(rule))
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows_of, rules)
+def test_every_rule_puts_each_distinct_item_of_a_user_into_one_part(rows, rule) -> None:
+    unique = list(dict.fromkeys(rows))
+    data = split_by(unique, rule)
+    assert "+cold" in rule or not len(data.cold_items.items)
+    for number, user in enumerate(data.user_ids):
+        parts = [part.of(number).tolist() for part in (data.train, data.val_items, data.test_items, data.cold_items)]
+        together = [item for part in parts for item in part]
+        assert sorted(together) == sorted({ITEM_IDS.index(row[1]) for row in unique if row[0] == user})
+        times = [
+            min(row[2] for row in unique if row[:2] == (user, ITEM_IDS[item])) for part in parts[:3] for item in part
+        ]
+        assert times == sorted(times)
+
+
+def test_the_share_of_user_time_counts_distinct_items_and_leaves_everyone_something_to_train_on() -> None:
+    rows = [("u", f"i{place}", place) for place in range(8)] + [("v", f"i{place}", place) for place in range(2)]
+    data = split_by(rows, "user-time:0.25,0.5")
+    assert [part.of(0).tolist() for part in (data.train, data.val_items, data.test_items)] == [
+        [0, 1], [2, 3], [4, 5, 6, 7],
+    ]  # fmt: skip
+    assert data.train.of(1).tolist() == [0, 1]
+    for length in range(3, 9):
+        assert len(split_by(rows[:length], "user-time:0.05,0.9").train.of(0)) >= 1
+
+
+def test_global_time_is_one_moment_for_all_users_and_makes_cold_users() -> None:
+    rows = [("u", "i0", 1), ("u", "i1", 3), ("u", "i2", 6), ("v", "i3", 6), ("v", "i4", 9), ("w", "i0", 2)]
+    data = split_by(rows, "global-time:3,6")
+    assert [data.train.of(user).tolist() for user in range(3)] == [[0], [], [0]]
+    assert [data.val_items.of(user).tolist() for user in range(3)] == [[1], [], []]
+    assert [data.test_items.of(user).tolist() for user in range(3)] == [[2], [3, 4], []]
+
+
+def test_cold_items_are_the_same_at_every_partner_and_in_no_other_part() -> None:
+    rows = [(user, item, place) for user in "uv" for place, item in enumerate(ITEM_IDS)]
+    data = split_by(rows, "leave-last-out+cold:0.25,3")
+    chosen = cold_items(ITEM_IDS, 0.25, 3).tolist()
+    assert len(chosen) == 2
+    assert data.cold_items.of(0).tolist() == data.cold_items.of(1).tolist() == chosen
+    assert not np.isin(np.concatenate([data.train.items, data.val_items.items, data.test_items.items]), chosen).any()
+    shuffled = ITEM_IDS[::-1]
+    assert sorted(shuffled[item] for item in cold_items(shuffled, 0.25, 3)) == [ITEM_IDS[item] for item in chosen]
+    assert cold_items(ITEM_IDS, 0.25, 4).tolist() != chosen
+
+
+def test_a_rule_that_is_asked_for_replaces_the_pins_and_says_so() -> None:
+    rows = [("u", "i0", 1), ("u", "i1", 2), ("u", "i2", 3)]
+    data = split_by(rows, "leave-last-out", ["test", "train", "val"])
+    assert data.test.tolist() == [2]
+    assert any("pinned split is replaced by leave-last-out" in notice for notice in data.report.notices)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "last", "leave-last-out:1", "global-time", "global-time:5", "global-time:6,5", "user-time:0.5,0.5",
+        "user-time:x",
+        "user-time+cold:1", "user-time+cold:", "global-time:nan,5", "user-time:0,0.1",
+    ],
+)  # fmt: skip
+def test_a_text_that_names_no_split_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        SplitRule.parse(text)
+
+
+@given(rules)
+def test_a_rule_reads_what_it_writes(text: str) -> None:
+    rule = SplitRule.parse(text)
+    assert SplitRule.parse(str(rule)) == rule
+    assert SplitRule.parse("global-time:2020-01-01,2020-01-02T00:00:00Z").moments == (1577836800.0, 1577923200.0)

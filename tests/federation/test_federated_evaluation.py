@@ -19,7 +19,8 @@ from safetensors.numpy import load
 from client.app import app as client_app
 from client.site import Site
 from mmrec_model.canonical import canonical_json
-from mmrec_model.config import EvaluationConfig, ModelConfig, PrivacyConfig, RunConfig, TrainingConfig
+from mmrec_model.config import ModelConfig, PrivacyConfig, RunConfig, TrainingConfig
+from mmrec_model.config_ladder import EvaluationConfig
 from mmrec_model.data.writing import write_partner
 from mmrec_model.evaluation.ranking import Ranks
 from mmrec_model.features.folder import open_bundle, write_bundle

@@ -17,15 +17,8 @@ import pytest
 from PIL import Image
 
 from client.app import app as client_app
-from mmrec_model.config import (
-    EncoderConfig,
-    EvaluationConfig,
-    FeatureSpec,
-    PrivacyConfig,
-    RunConfig,
-    TrainingConfig,
-    TransformConfig,
-)
+from mmrec_model.config import EncoderConfig, FeatureSpec, PrivacyConfig, RunConfig, TrainingConfig, TransformConfig
+from mmrec_model.config_ladder import EvaluationConfig
 from mmrec_model.data.catalogue import open_catalogue
 from mmrec_model.errors import MmrecError, UsageError
 from mmrec_model.features.bundle import build_bundle
@@ -136,9 +129,9 @@ def test_flower_and_the_loopback_grid_train_the_same_model(tmp_path: Path, repos
         journal = list(read_journal(folder / "coordinator" / "run.jsonl"))
         kinds = [event["event"] for event in journal]
         assert kinds == [
-            *("described", "popularity", "round", "round", "evaluated", "evaluated", "receipts", "finished"),
+            *("described", "popularity", "round", "round", "evaluated", "gate", "evaluated", "receipts", "finished"),
         ]
-        told.append([event["measured"] for event in journal if event["event"] == "evaluated"])
+        told.append([event["measured"] for event in journal if event["event"] in {"evaluated", "gate"}])
     assert all(measured["users_error"] > 0 for measured in told[0])
     assert told[0] == told[1]
     assert leftovers(temporary) == []

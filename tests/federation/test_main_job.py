@@ -119,7 +119,8 @@ def test_released_metrics_are_in_the_record_and_in_the_price(data: Path, tmp_pat
         (2, True, 2),
     ]
     assert {entry.central_users for entry in record.evaluations} == {USERS}
-    assert record.privacy.plan[-1]["count"] == 2
+    counts = [event["count"] for event in record.privacy.plan if event["type"] == "gaussian_release"]
+    assert counts == [1, 2, 1], "popularity, metrics, gate"
     assert record.privacy.epsilon == pytest.approx(8.0, abs=0.02)
     assert all(partner.epsilon == pytest.approx(record.privacy.epsilon) for partner in record.partners)
     assert record.rounds[-1].epsilon < record.privacy.epsilon

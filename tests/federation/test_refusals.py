@@ -25,7 +25,8 @@ from client import site as client_site
 from client.app import app as client_app
 from client.policy import Policy, read_policy
 from client.site import Site
-from mmrec_model.config import EvaluationConfig, RunConfig
+from mmrec_model.config import RunConfig
+from mmrec_model.config_ladder import EvaluationConfig
 from mmrec_model.data.writing import write_partner
 from mmrec_model.errors import BudgetExhausted
 from mmrec_model.model.recommender import initial_state
@@ -312,7 +313,7 @@ def test_an_unexpected_error_of_the_client_leaves_as_a_fixed_sentence(
     def fail(*_: object) -> None:
         raise ValueError(f"user {SECRET}-USER-17 has 300 items")
 
-    monkeypatch.setitem(release._MAKERS, Kind.TRAIN, fail)
+    monkeypatch.setitem(release.MAKERS, Kind.TRAIN, fail)
     reply = refusal_at(places[0], "unexpected", nothing, train_request)
     assert SECRET.encode() not in wire_bytes(reply), wire_bytes(reply)
     assert words_of(reply)["refusal"] == "site"

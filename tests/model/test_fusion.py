@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -66,7 +67,8 @@ def items_of(present_LM: Tensor, seed: int = 0, filling: float = 0.0) -> Items:
     for place, name in enumerate(MODALITIES):
         rows = torch.randn(1, len(present_LM), WIDTH, generator=generator)
         vectors[name] = rows.masked_fill(~present_LM[None, :, place, None], filling)
-    return Items(vectors, present_LM[None], torch.randn(1, len(present_LM), generator=generator))
+    prior, place = torch.randn(1, len(present_LM), generator=generator), torch.arange(len(present_LM))[None]
+    return Items(vectors, present_LM[None], prior, place)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -102,10 +104,11 @@ def test_the_order_of_items_and_the_company_of_users_change_no_vector(name, mask
     present = torch.tensor(mask)
     items = items_of(present)
     shuffled = Items({key: rows[:, order] for key, rows in items.vectors.items()}, present[None][:, order],
-                     items.prior[:, order])  # fmt: skip
+                     items.prior[:, order], items.place[:, order])  # fmt: skip
     other = items_of(present, seed=1)
     both = Items({key: torch.cat([rows, other.vectors[key]]) for key, rows in items.vectors.items()},
-                 torch.cat([items.present_M, other.present_M]), torch.cat([items.prior, other.prior]))  # fmt: skip
+                 torch.cat([items.present_M, other.present_M]), torch.cat([items.prior, other.prior]),
+                 torch.cat([items.place, other.place]))  # fmt: skip
     with torch.no_grad():
         alone = TRAINED[name](items)
         torch.testing.assert_close(TRAINED[name](shuffled), alone[:, order])
@@ -171,7 +174,7 @@ def test_a_model_of_some_modalities_reads_no_other(name, kept, config, catalogue
     found = score_catalogue(trained, catalogue, HISTORIES)
     assert np.isfinite(found).all()
     np.testing.assert_array_equal(found, score_catalogue(trained, catalogue.only(trained.dims), HISTORIES))
-    other = Items(dict(catalogue.vectors), catalogue.present_M.clone(), catalogue.prior)
+    other = replace(catalogue, vectors=dict(catalogue.vectors), present_M=catalogue.present_M.clone())
     for place, key in enumerate(catalogue.vectors):
         if key not in kept:
             other.vectors[key] = torch.full_like(catalogue.vectors[key], 5.0)

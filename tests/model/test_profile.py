@@ -39,11 +39,10 @@ def reader(request, config) -> RecommenderNetwork:
 
 def own_media(users: int = 3, *, text: bool = True, image: bool = False) -> Items:
     rng = np.random.default_rng(8)
-    vectors = {
-        name: rng.normal(size=(users, 1, width)).astype(np.float32) for name, width in (("text", 12), ("image", 6))
-    }
-    present = np.broadcast_to(np.array([text, image]), (users, 1, 2))
-    return replace(Items.from_arrays(vectors, present, np.zeros((users, 1), np.float32)), encoded=True)
+    vectors = {name: rng.normal(size=(users, width)).astype(np.float32) for name, width in (("text", 12), ("image", 6))}
+    present = np.broadcast_to(np.array([text, image]), (users, 2))
+    media = Items.from_arrays(vectors, present).take(torch.arange(users).unsqueeze(1))
+    return replace(media, encoded=True)
 
 
 def test_a_user_without_own_media_scores_as_if_there_were_none(catalogue, reader):

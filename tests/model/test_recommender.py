@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -53,7 +55,7 @@ def test_a_missing_modality_has_weight_zero_and_the_others_sum_to_one(catalogue,
 
 def test_what_a_missing_modality_would_have_held_changes_nothing(catalogue, trained):
     noisy = dict(catalogue.vectors)
-    other = Items(noisy, catalogue.present_M, catalogue.prior)
+    other = replace(catalogue, vectors=noisy)
     before = trained.fusion(catalogue.take(torch.arange(30)[None]))
     hidden = ~catalogue.present_M[:, 1]
     noisy["image"] = torch.where(hidden[:, None], torch.full_like(noisy["image"], 9.0), noisy["image"])
@@ -79,7 +81,7 @@ def test_a_query_of_training_does_not_see_its_own_item(catalogue, trained):
 def test_any_subset_of_modalities_gives_finite_scores(kept, catalogue, trained):
     present = catalogue.present_M & torch.tensor([name in kept for name in catalogue.vectors])
     vectors = {name: rows * (name in kept) for name, rows in catalogue.vectors.items()}
-    scores = score_catalogue(trained, Items(vectors, present, catalogue.prior), HISTORIES)
+    scores = score_catalogue(trained, replace(catalogue, vectors=vectors, present_M=present), HISTORIES)
     assert np.isfinite(scores).all()
 
 

@@ -21,9 +21,9 @@ from server.admission import (
     admit_reply,
     check_arrays,
     printable,
-    public_counts_bound,
     public_norm_bound,
     public_share_bound,
+    public_sum_bound,
 )
 
 SHAPES = {"a": (2, 3), "b": (4,)}
@@ -224,6 +224,6 @@ def test_honest_counts_stay_under_the_public_bound(sigma: float) -> None:
         counts = np.zeros(plan.features.items)
         counts[:cap] = 1.5 * users
         counts += sigma * np.sqrt(cap) * draw.normal(size=counts.size)
-        bound = public_counts_bound(plan, users=users)
+        bound = public_sum_bound(users=users, width=counts.size, bound=np.sqrt(cap), noise=sigma)
         assert np.linalg.norm(counts) <= bound
         assert bound < 10 * np.sqrt(cap) * (users + sigma * np.sqrt(counts.size) + 10)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mmrec_model.errors import ModelError
-from server.aggregation import ServerOptimizer, popularity_prior, sum_counts, weighted_mean
+from server.aggregation import ServerOptimizer, popularity_prior, sum_arrays, weighted_mean
 
 FLOATS = st.floats(-100.0, 100.0, width=32)
 WEIGHTS = st.floats(1.0, 1e6)
@@ -113,4 +113,4 @@ def test_equal_counts_give_no_prior() -> None:
 
 def test_counts_are_summed_over_partners() -> None:
     releases = [np.array([1.0, -2.0], np.float32), np.array([0.5, 5.0], np.float32)]
-    assert sum_counts(releases).tolist() == [1.5, 3.0]
+    assert sum_arrays(releases).tolist() == [1.5, 3.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from mmrec_model.errors import ModelError
+from mmrec_model.protocol import KEPT_TERMS, SCORER, SELECTED, arrays_digest
 from server.checkpoint import PRIOR, CheckpointStore, Snapshot, export_state
 
 
@@ -120,13 +122,37 @@ def test_another_plan_is_refused_and_not_passed_over(tmp_path: Path) -> None:
 
 def test_the_export_holds_the_plain_names_and_whose_they_are(tmp_path: Path) -> None:
     path = tmp_path / "final.safetensors"
-    export_state(path, snapshot(7), run_id="run", plan_digest="plan")
+    export_state(path, snapshot(7), {}, run_id="run", plan_digest="plan")
     arrays = load_file(path)
     assert set(arrays) == {"a", "b.c", PRIOR}
     length = int.from_bytes(path.read_bytes()[:8], "little")
     header = json.loads(path.read_bytes()[8 : 8 + length])
     facts = json.loads(header["__metadata__"]["run"])
     assert facts == {"run_id": "run", "plan_digest": "plan", "round": 7, "model_digest": snapshot(7).digest}
+
+
+def test_the_export_holds_the_scorer_and_what_the_gate_kept(tmp_path: Path) -> None:
+    path = tmp_path / "final.safetensors"
+    kept = np.array([1, 0, 1], np.float32)
+    scorer = {SCORER: np.eye(2, dtype=np.float32), SELECTED: np.array([1, 3], np.float32)}
+    gated = replace(snapshot(7), scorer=arrays_digest(scorer), kept_terms=kept)
+    export_state(path, gated, scorer, run_id="run", plan_digest="plan")
+    arrays = load_file(path)
+    assert set(arrays) == {"a", "b.c", PRIOR, SCORER, SELECTED, KEPT_TERMS}
+    assert arrays[KEPT_TERMS].tolist() == [1, 0, 1]
+
+
+def test_the_scorer_and_the_kept_terms_are_part_of_the_models_identity(tmp_path: Path) -> None:
+    base = snapshot(1)
+    with_scorer = replace(base, scorer="a" * 64)
+    digests = {one.digest for one in (base, with_scorer, replace(base, scorer="b" * 64))}
+    digests.add(replace(base, kept_terms=np.ones(3, np.float32)).digest)
+    assert len(digests) == 4
+    kept = CheckpointStore(tmp_path / "rounds", "plan")
+    kept.save(with_scorer, {})
+    found = kept.newest()
+    assert found is not None
+    assert (found.scorer, found.digest) == (with_scorer.scorer, with_scorer.digest)
 
 
 def test_the_model_digest_depends_on_the_prior_and_not_on_the_velocity() -> None:

@@ -15,9 +15,10 @@ from mmrec_model.errors import AdmissionError
 from mmrec_model.privacy.keys import PublicKey, SigningKey
 from mmrec_model.protocol import FIELDS, REQUEST_DOMAIN, Kind, Request, from_fields, request_statement
 from server.checkpoint import Snapshot
+from server.exchange import online
 from server.messages import pack_arrays
 from server.sites import Sites, coordinator_key, write_partners
-from server.strategy import PrivateFederation, online
+from server.strategy import PrivateFederation
 from server.waves import Enrolment
 from server.witness import WitnessWatch
 

@@ -36,6 +36,23 @@ def metrics(level: float) -> dict[str, float]:
     }
 
 
+def ladder(*, private: bool) -> dict[str, Any]:
+    """Three rungs, the middle one exported."""
+    values = {"content": 0.0503, "pairs": 0.0861, "trained": 0.0832}
+    released = {
+        name: {"value": value + 0.001, "error": 0.002 if private else 0.0, "central": value}
+        for name, value in values.items()
+    }
+    return {
+        "exported": "pairs",
+        "metric": "ndcg_at_10",
+        "rungs": {name: {"test": metrics(value), "released": released[name]} for name, value in values.items()},
+        "reasons": ["Pairs get 80% of the budget."],
+        "pair_items": 1007,
+        "modalities": {"text": 0.026, "image": 0.0},
+    }
+
+
 def made_up_run(*, partners: int = 7, rounds: int = 12, private: bool = True) -> dict[str, Any]:
     """A whole record, as a simulation would write it."""
     privacy = (
@@ -52,7 +69,7 @@ def made_up_run(*, partners: int = 7, rounds: int = 12, private: bool = True) ->
         {"type": "sampled_gaussian", "sample_rate": 0.2, "noise_multiplier": 1.4, "steps": rounds},
     ]
     return {
-        "schema": 2,
+        "schema": 3,
         "command": "mmrec simulate --data wines --epsilon 8 --rounds 12 --seed 7 --out out",
         "version": {"mmrec": "0.1.0", "python": "3.11.2", "torch": "2.11.0", "flwr": "1.41.0", "opacus": "1.6.0"},
         "config": config.model_dump(mode="json"),
@@ -126,6 +143,7 @@ def made_up_run(*, partners: int = 7, rounds: int = 12, private: bool = True) ->
             for number in range(rounds + 1 if rounds else 0)
         ],
         "evaluations": evaluations(rounds) if private and rounds else [],
+        "ladder": ladder(private=private),
         "seconds": {"encode": 61.2, "train": 204.0, "evaluate": 9.1},
         "privacy": {
             "relation": "zero_out",
@@ -409,7 +427,7 @@ def test_a_record_survives_the_file_and_its_bytes_do_not_depend_on_key_order(tmp
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (("schema",), 1, "schema 1"),
+        (("schema",), 2, "schema 2"),
         (("surprise",), 1, "surprise"),
         (("metrics", "ndcg_at_10"), 1.5, "metrics.ndcg_at_10"),
         (("metrics", "ndcg_at_10"), float("nan"), "not JSON"),
@@ -479,3 +497,21 @@ def test_notes_are_on_the_page_and_a_record_without_them_has_none(tmp_path: Path
     html, _ = page(run | {"notes": [f"The average does without round 3 {HOSTILE}"]}, tmp_path)
     assert "The average does without round 3" in html
     assert HOSTILE not in html
+
+
+def test_the_page_shows_every_rung_what_the_gate_saw_and_what_left(tmp_path: Path) -> None:
+    text, _ = page(made_up_run(), tmp_path)
+    section = text[text.index("The ladder") :]
+    for words in ("Free content alone", "Pairs of items alone", "0.0871", "exported", "Pairs get 80% of the budget."):
+        assert words in section
+    assert "best released ndcg@10 on the validation items: pairs of items alone" in section
+
+
+def test_without_a_figure_the_page_says_that_the_floor_was_exported(tmp_path: Path) -> None:
+    values = made_up_run()
+    values["ladder"]["exported"] = "content"
+    for rung in values["ladder"]["rungs"].values():
+        rung["released"] = {"value": None, "error": None, "central": 0.05}
+    assert "released no figure for the gate, so the floor was exported" in page(values, tmp_path)[0]
+    values["ladder"]["metric"] = None
+    assert "had no gate" in page(values, tmp_path)[0]

@@ -1,0 +1,227 @@
+"""How a target (epsilon, delta) is split over the rungs of the ladder, from public facts alone, and why.
+
+The budget is counted in squared mu of Gaussian differential privacy, which adds up over releases (Dong, Roth & Su
+2022): a release with share s of it has noise multiplier 1 / (mu sqrt(s)). The last rung that a plan has is calibrated
+exactly for whatever the others leave, by the accountant that will enforce the plan.
+
+Which rungs are worth their share follows from four public numbers: users, partners (each adds noise of its own), items
+and epsilon. No user's data is looked at, so planning costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from mmrec_model.config import PrivacyConfig, TrainingConfig
+from mmrec_model.config_ladder import CollaborationConfig, EvaluationConfig, GateConfig
+from mmrec_model.config_types import MetricName
+from mmrec_model.errors import PrivacyError
+from mmrec_model.privacy.calibration import calibrate
+from mmrec_model.privacy.events import GaussianRelease, PrivacyEvent, SampledGaussian
+from mmrec_model.privacy.gaussian_dp import gaussian_mu
+
+POPULARITY_SHARE: Final = 0.1
+"""Of the squared budget, for the popularity prior; half of it in a plan that releases pairs too."""
+EVALUATION_SHARE: Final = 0.05
+"""For all metric releases of a run together, where it has any."""
+GATE_SHARE: Final = 0.05
+"""For the gate's one comparison."""
+PAIRS_SHARES: Final = ((120.0, 0.8), (60.0, 0.5))
+"""For the pairs of a plan that trains too, by the signal from which on a share is right; without training they get all
+that is left. The signal of M items is users / (noise sqrt(M)), the noise being that of the summed pairs at the whole
+budget: directions of a random matrix stand out of noise of spectral size 2 noise sqrt(M) (Wigner). Seen on two sets: at
+150 pairs beat training, at 80 training beat pairs."""
+FEWEST_ITEMS: Final = 50
+MOST_ITEMS: Final = 2048
+"""Pairs of fewer items are not worth a release; those of more are not worth their bytes."""
+
+Events: TypeAlias = tuple[PrivacyEvent, ...]
+
+
+@dataclass(frozen=True)
+class PublicFacts:
+    """What everybody may know of a federation.
+
+    Attributes:
+        users: of all partners, as enrolled.
+        partners: each of which draws noise of its own.
+        items: of the catalogue.
+    """
+
+    users: int
+    partners: int
+    items: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The priced parts of a plan.
+
+    Attributes:
+        privacy: noise of popularity and training.
+        evaluation: metrics of the run, with their noise.
+        collaboration: the pairs, with their noise.
+        gate: the comparison at the end, with its noise.
+        reasons: why the rungs got what they got, one sentence each.
+    """
+
+    privacy: PrivacyConfig
+    evaluation: EvaluationConfig
+    collaboration: CollaborationConfig
+    gate: GateConfig
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a run would like to release.
+
+    Attributes:
+        evaluation: metrics during the run.
+        pairs: whether the item pairs may be released.
+        gate: metric by which the exported rung is chosen; None for no gate.
+        max_grad_norm: L2 bound of a user's gradient.
+        popularity_cap: distinct items of a user that the popularity release counts.
+    """
+
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    pairs: bool = True
+    gate: MetricName | None = "ndcg_at_10"
+    max_grad_norm: float = 1.0
+    popularity_cap: int = 20
+
+
+def plan_budget(
+    epsilon: float, delta: float, training: TrainingConfig, facts: PublicFacts, wish: Wish | None = None
+) -> Budget:
+    """The noise multipliers with which the whole plan costs at most `epsilon` at `delta` (relation zero-out).
+
+    Args:
+        epsilon: target, above 0; infinity means without privacy.
+        delta: in (0, 1).
+        training: rounds, steps and rate of the plan; with 0 rounds nothing is trained.
+        facts: sizes of the federation.
+        wish: what it would like to release; by default no metrics, pairs where they pay, and the gate.
+
+    Raises:
+        PrivacyError: a target that is not a positive number.
+    """
+    if math.isnan(epsilon) or epsilon <= 0.0:
+        raise PrivacyError(f"epsilon is {epsilon}, it must be above 0", remedy="Give e.g. 8, or inf for no privacy")
+    wish = wish or Wish()
+    if math.isinf(epsilon):
+        return _without_noise(delta, facts, wish)
+    return _Split(epsilon, delta, training, facts, wish).budget()
+
+
+def _without_noise(delta: float, facts: PublicFacts, wish: Wish) -> Budget:
+    items = min(facts.items, MOST_ITEMS) if wish.pairs else 0
+    return Budget(
+        _privacy(None, delta, wish, noise=0.0, popularity=0.0),
+        wish.evaluation,
+        CollaborationConfig(items=items if items >= FEWEST_ITEMS else 0),
+        GateConfig(metric=wish.gate),
+        ("Nothing is noised: no share has to be chosen.",),
+    )
+
+
+class _Split:
+    """One way through the rungs: fixed shares first, then the rest to the last rung."""
+
+    def __init__(self, epsilon: float, delta: float, training: TrainingConfig, facts: PublicFacts, wish: Wish) -> None:
+        self._epsilon, self._delta, self._training, self._facts, self._wish = epsilon, delta, training, facts, wish
+        self._mu = gaussian_mu(epsilon, delta)
+        self._trains = training.rounds > 0
+        self._reasons: list[str] = []
+        self._share = 0.0
+
+    def budget(self) -> Budget:
+        """Everything, with reasons."""
+        wish, items = self._wish, self._selected()
+        releases = len(wish.evaluation.releases(self._training.rounds))
+        evaluation_noise = self._noise(EVALUATION_SHARE / releases) if releases else 0.0
+        gate_noise = self._noise(GATE_SHARE) if wish.gate else 0.0
+        popularity = self._noise(POPULARITY_SHARE / 2 if items else POPULARITY_SHARE)
+        fixed: Events = tuple(
+            GaussianRelease(noise, count) for noise, count in ((evaluation_noise, releases), (gate_noise, 1)) if noise
+        )
+        pairs, training = 0.0, 0.0
+        if not self._trains and not items:
+            popularity = self._rest(lambda sigma: (GaussianRelease(sigma), *fixed))
+            training = popularity
+        elif not self._trains:
+            fixed = (*fixed, GaussianRelease(popularity))
+            pairs = training = self._rest(lambda sigma: (GaussianRelease(sigma), *fixed))
+        else:
+            fixed = (*fixed, GaussianRelease(popularity))
+            if items:
+                pairs = self._noise(self._share)
+                fixed = (*fixed, GaussianRelease(pairs))
+            rate, steps = self._training.sample_rate, self._training.rounds * self._training.local_steps
+            training = self._rest(lambda sigma: (*fixed, SampledGaussian(rate, sigma, steps)))
+        self._explain(items, pairs)
+        return Budget(
+            _privacy(self._epsilon, self._delta, wish, noise=training, popularity=popularity),
+            wish.evaluation.model_copy(update={"noise_multiplier": evaluation_noise}),
+            CollaborationConfig(items=items, noise_multiplier=pairs),
+            GateConfig(metric=wish.gate, noise_multiplier=gate_noise),
+            tuple(self._reasons),
+        )
+
+    def _noise(self, share: float) -> float:
+        return 1.0 / (math.sqrt(share) * self._mu)
+
+    def _rest(self, events_of: Callable[[float], Events]) -> float:
+        return calibrate(self._epsilon, self._delta, events_of)
+
+    def _selected(self) -> int:
+        """Items whose pairs are released: as many as the users can raise above the noise, 0 if those are too few."""
+        if not self._wish.pairs:
+            self._reasons.append("Pairs of items are not released: the run does not ask for them.")
+            return 0
+        strength = self._facts.users / (self._noise(1.0) * math.sqrt(self._facts.partners))
+        least = PAIRS_SHARES[-1][0]
+        most = int((strength / least) ** 2)
+        items = min(self._facts.items, MOST_ITEMS, most)
+        if items < FEWEST_ITEMS:
+            self._reasons.append(
+                f"Pairs of items are not released: {self._facts.users:,} users raise those of {most} items above the "
+                f"noise of {self._facts.partners} partners, and fewer than {FEWEST_ITEMS} are not worth it."
+            )
+            return 0
+        signal = max(least, strength / math.sqrt(items))
+        self._share = next(share for enough, share in PAIRS_SHARES if signal >= enough)
+        return items
+
+    def _explain(self, items: int, pairs: float) -> None:
+        facts = self._facts
+        if items:
+            whole = "all" if items == facts.items else f"the {items:,} most popular"
+            self._reasons.append(
+                f"Pairs of {whole} of {facts.items:,} items are released with noise multiplier {pairs:.3g} at each of "
+                f"{facts.partners} partners: {facts.users:,} users are enough for that many."
+            )
+        if not self._trains:
+            self._reasons.append("Nothing is trained: the last release gets what the others leave.")
+        elif items:
+            self._reasons.append(
+                f"Pairs get {self._share:.0%} of the budget and training what is left: with many users one round of "
+                "pairs says more per unit of noise than many rounds of gradients, with few it is the other way round."
+            )
+        else:
+            self._reasons.append("Training gets all that popularity and the gate leave.")
+
+
+def _privacy(epsilon: float | None, delta: float, wish: Wish, *, noise: float, popularity: float) -> PrivacyConfig:
+    return PrivacyConfig(
+        mechanism="none" if epsilon is None else "gaussian",
+        epsilon=None if epsilon is None else float(epsilon),
+        delta=delta,
+        noise_multiplier=noise,
+        max_grad_norm=wish.max_grad_norm,
+        popularity_noise_multiplier=popularity,
+        popularity_cap=wish.popularity_cap,
+    )

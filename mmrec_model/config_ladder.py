@@ -1,0 +1,69 @@
+"""Settings of what is released beside the training rounds: metrics, statistics of one round, the gate's scores.
+
+Each has a noise multiplier of its own and its price in the ledger; `mmrec_model.ladder` says what is built from them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from mmrec_model.config_types import MetricName, NonNegative, Strict
+
+
+class CollaborationConfig(Strict):
+    """One round of statistics: which items stand together in the users' histories (`mmrec_model.collaboration`).
+
+    Attributes:
+        items: most popular items, by the released popularity, whose pairs are counted; 0 for no such release.
+        history: last items of a user that are counted.
+        noise_multiplier: noise on each sum, in units of one user's bound, which is 1.
+        noise_penalty: how strongly the noise left in the sums raises the ridge penalty of the closed form.
+    """
+
+    items: Annotated[int, Field(ge=0, le=8192)] = 0
+    history: Annotated[int, Field(ge=2, le=512)] = 15
+    noise_multiplier: NonNegative = 0.0
+    noise_penalty: NonNegative = 3.0
+
+
+class GateConfig(Strict):
+    """Whether the exported model has to prove itself against what costs less, on the partners' validation items.
+
+    Attributes:
+        metric: what is compared; null for no gate.
+        noise_multiplier: noise of the release, in units of sqrt(number of candidates + 1).
+    """
+
+    metric: MetricName | None = None
+    noise_multiplier: NonNegative = 0.0
+
+
+class EvaluationConfig(Strict):
+    """Which metrics the partners release during a run, and how often; by default none ever leaves.
+
+    Each release is the noised sum, over the partner's users with a validation item, of `metrics` and of the number 1.
+
+    Attributes:
+        metrics: what is released, in this order.
+        every: release after every n-th round; 0 for never.
+        final: release once more for the state that is exported, after the last round.
+        noise_multiplier: noise of a release, in units of sqrt(number of metrics + 1).
+    """
+
+    metrics: Annotated[tuple[MetricName, ...], Field(min_length=1, max_length=16)] = ("recall_at_10", "ndcg_at_10")
+    every: Annotated[int, Field(ge=0, le=100_000)] = 0
+    final: bool = False
+    noise_multiplier: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def _metrics_differ(self) -> Self:
+        if len(set(self.metrics)) != len(self.metrics):
+            raise ValueError(f"a metric is named twice in {list(self.metrics)}")
+        return self
+
+    def releases(self, rounds: int) -> tuple[int, ...]:
+        """The rounds of a run of `rounds` after which metrics are released; `rounds + 1` is the exported state."""
+        regular = range(self.every, rounds + 1, self.every) if self.every else ()
+        return (*regular, rounds + 1) if self.final else tuple(regular)

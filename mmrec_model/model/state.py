@@ -1,0 +1,67 @@
+"""A network and the arrays of a global state: the trained weights, and what travels beside them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mmrec_model.config import RunConfig
+from mmrec_model.errors import ModelError
+from mmrec_model.ladder import TRAINED, kept_terms
+from mmrec_model.model.recommender import RecommenderNetwork, build_model, initial_state
+from mmrec_model.protocol import KEPT_TERMS, PRIOR, SCORER, SELECTED, Arrays, trained_arrays
+
+
+def model_of_state(config: RunConfig, state: Arrays, *, encoder_source: str | None = None) -> RecommenderNetwork:
+    """The network of a run in a global state.
+
+    Args:
+        config: the run.
+        state: the trained arrays and what travels beside them.
+        encoder_source: where this machine has the text encoder, in a scope that trains it.
+
+    Raises:
+        ModelError: the state does not fit the configuration.
+        EncoderError: the text encoder cannot be loaded.
+    """
+    model = build_model(config, encoder_source=encoder_source)
+    model.load_trainable_state({name: torch.tensor(array) for name, array in trained_arrays(state).items()})
+    load_beside(model, state)
+    return model
+
+
+def state_of_rung(config: RunConfig, state: Arrays, rung: str) -> Arrays:
+    """The state of a rung of the ladder: the trained arrays only in `trained`, all beside them in each."""
+    untrained = {} if rung == TRAINED else initial_state(config)
+    return {**state, **untrained, KEPT_TERMS: kept_terms(config, rung)}
+
+
+def beside_of(model: RecommenderNetwork, prior_N: npt.NDArray[np.float32]) -> Arrays:
+    """What travels beside the trained arrays of a loaded model: the prior, and the scorer of pairs if it has one."""
+    found: Arrays = {PRIOR: prior_N}
+    if model.pairs_scorer is not None:
+        places = model.pairs_scorer.selected
+        found[SELECTED] = places.numpy().astype(np.float32)
+        found[SCORER] = model.pairs_scorer.weights[: len(places), : len(places)].numpy()
+    return found
+
+
+def load_beside(model: RecommenderNetwork, state: Arrays) -> None:
+    """Set the collaborative scorer and the switches of the gate, as far as the state has them.
+
+    Raises:
+        ModelError: a scorer without its items, for a model without one, missing from a model with one, or damaged.
+    """
+    scorer, selected = state.get(SCORER), state.get(SELECTED)
+    expected = model.pairs_scorer is not None
+    if (scorer is not None, selected is not None) != (expected, expected):
+        raise ModelError(
+            f"the state has {'a' if scorer is not None else 'no'} scorer of pairs, the model "
+            f"{'needs one with its items' if expected else 'has none'}",
+            remedy="Use the configuration the state was made with",
+        )
+    if model.pairs_scorer is not None:
+        model.pairs_scorer.load(selected, scorer)
+    if (kept := state.get(KEPT_TERMS)) is not None:
+        model.keep_terms(torch.tensor(kept))

@@ -1,0 +1,99 @@
+"""From the partners' pairs to the collaborative scorer: asked for once, made once, kept in the coordinator's folder.
+
+`scorer.safetensors` holds `scorer` and `selected`; `scorer.json` beside it what was found on the way, for the operator.
+Everything here is post-processing of releases that were paid for. A coordinator that was killed in between asks again:
+a partner answers the same request with the same bytes, at no further price.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from mmrec_model.collaboration.estimate import Vectors, estimate_weights, select_items
+from mmrec_model.config import RunConfig
+from mmrec_model.errors import FeatureError, ModelError
+from mmrec_model.features.folder import open_bundle
+from mmrec_model.protocol import SCORER, SELECTED, Arrays, arrays_digest
+from mmrec_model.storage import write_atomically
+from server.checkpoint import Snapshot
+
+_FILE, _FACTS = "scorer.safetensors", "scorer.json"
+
+
+def selection(config: RunConfig, snapshot: Snapshot) -> Arrays:
+    """`selected`: places of the most popular items, as many as the plan asks for; of the released prior."""
+    return {SELECTED: select_items(snapshot.prior, config.collaboration.items).astype(np.float32)}
+
+
+def make_scorer(
+    config: RunConfig, features: Path, selected: Arrays, triangle: np.ndarray[Any, Any], noise: float
+) -> tuple[Arrays, Mapping[str, Any]]:
+    """The scorer and what was found on the way.
+
+    Args:
+        config: the plan.
+        features: the coordinator's copy of the feature bundle, which pairs are shrunk towards.
+        selected: as `selection` gives it.
+        triangle: sum of the partners' triangles.
+        noise: standard deviation of the noise in each number of it.
+
+    Raises:
+        FeatureError: the bundle is damaged, or not the one that the plan names.
+    """
+    places = selected[SELECTED].astype(np.int64)
+    found = estimate_weights(
+        triangle,
+        _vectors(config, features, places),
+        items=config.collaboration.items,
+        noise=noise,
+        noise_penalty=config.collaboration.noise_penalty,
+    )
+    facts = {"modalities": found.modalities, "penalty": found.penalty, "kept": found.kept, "noise": noise}
+    return {SCORER: found.weights_MM, **selected}, facts
+
+
+def keep(folder: Path, scorer: Arrays, facts: Mapping[str, Any]) -> None:
+    """Write both files, the scorer last: it is what makes the other count."""
+    write_atomically(folder / _FACTS, json.dumps(dict(facts), indent=1, sort_keys=True).encode())
+    write_atomically(folder / _FILE, save(scorer))
+
+
+def find(folder: Path, snapshot: Snapshot) -> Arrays:
+    """The scorer that was made before; nothing if there is none yet.
+
+    Raises:
+        ModelError: the snapshot belongs to another scorer, or to one that is gone.
+    """
+    try:
+        scorer: Arrays = load((folder / _FILE).read_bytes())
+    except (OSError, SafetensorError):
+        scorer = {}
+    if snapshot.scorer and arrays_digest(scorer) != snapshot.scorer:
+        raise ModelError(
+            f"{folder / _FILE} is not the scorer {snapshot.scorer[:12]} that round {snapshot.round} was made with",
+            remedy="Restore the file, or begin a new run",
+        )
+    return scorer
+
+
+def found_facts(folder: Path) -> Mapping[str, Any]:
+    """What was found when the scorer was made; nothing without one."""
+    path = folder / _FACTS
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _vectors(config: RunConfig, features: Path, places: np.ndarray[Any, np.dtype[np.int64]]) -> Vectors:
+    bundle = open_bundle(features)
+    if bundle.digest != config.features.digest:
+        raise FeatureError(
+            f"{features} holds bundle {bundle.digest[:12]}, the plan names {config.features.digest[:12]}",
+            remedy="Put the run's own feature bundle into the coordinator's workspace",
+        )
+    return {name: np.asarray(bundle.vectors[name])[places] for name in config.model_dims}
