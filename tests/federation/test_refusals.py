@@ -275,7 +275,7 @@ REFUSALS: dict[str, tuple[str, Spoil, Ask]] = {
     "comparison not allowed": (
         "release",
         policy_of(allowed_releases=["popularity", "train", "pairs"]),
-        ladder_request(Kind.COMPARE),
+        ladder_request(Kind.COMPARE, scorer="0" * 64),
     ),
     "pairs of too many items": ("pair-items", policy_of(max_pair_items=4), ladder_request(Kind.PAIRS)),
     "no pairs at all": ("pair-items", policy_of(max_pair_items=0), ladder_request(Kind.PAIRS)),
