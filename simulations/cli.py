@@ -10,7 +10,7 @@ import typer
 from click.core import ParameterSource
 
 from mmrec_model.config import HEADS, TrainingConfig
-from mmrec_model.config_ladder import EvaluationConfig
+from mmrec_model.config_ladder import GATE_METRIC, EvaluationConfig
 from mmrec_model.data.split_rules import SplitRule
 from simulations import options
 
@@ -56,6 +56,7 @@ def simulate(  # noqa: PLR0917 - one argument per option
     scenario: options.Scenario = None,
     only: options.Only = None,
     seeds: options.Seeds = 1,
+    rivals: options.Rivals = None,
     overwrite: options.Overwrite = False,
     prepare: options.Prepare = False,
     finish: options.Finish = False,
@@ -79,6 +80,8 @@ def simulate(  # noqa: PLR0917 - one argument per option
             rounds=rounds if "rounds" in given else None,
             seeds=seeds,
             only=only or (),
+            rivals=rivals,
+            given=given,
             overwrite=overwrite,
             command=_command(data, out),
             data_name=_name(data),
@@ -120,7 +123,7 @@ def simulate(  # noqa: PLR0917 - one argument per option
                 scope=scope,
                 split=rule,
                 pairs=pairs,
-                gate="ndcg_at_10" if gate else None,
+                gate=GATE_METRIC if gate else None,
                 transform=workspace.transform_with(impute, quarantine),
             )
             if rule is not None:
@@ -147,7 +150,7 @@ def _check(epsilon: float, delta: float, silo: str | None, partners: int | None,
 
 def _check_scenario(given: set[str]) -> None:
     """Refuse options that would do nothing."""
-    unread = given & ({"only", "seeds"} if "scenario" not in given else NOT_IN_SCENARIOS)
+    unread = given & ({"only", "seeds", "rivals"} if "scenario" not in given else NOT_IN_SCENARIOS)
     if unread:
         reason = "a scenario sets or has none of it" if "scenario" in given else "is read with --scenario alone"
         names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unread))

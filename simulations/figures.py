@@ -49,6 +49,7 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "lines.solid_capstyle": "round",
 }
+_KINDS = {"floor": SECOND, "own": ACCENT}
 _WIDTH = 7.4
 _MAP_HEIGHT = 4.3
 NAMED_PARTNERS = 12
@@ -59,7 +60,7 @@ Box: TypeAlias = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Line:
-    """A labelled level to compare with: `kind` is `floor` or `baseline`."""
+    """A labelled level to compare with: `kind` is `floor`, `baseline`, or `own` for what the page is about."""
 
     label: str
     value: float
@@ -82,7 +83,7 @@ def learning_curve(record: RunRecord, lines: Sequence[Line]) -> str | None:
         for line in lines:
             floor = line.kind == "floor"
             axes.axhline(line.value, color=SECOND if floor else SOFT, lw=1.1, ls=(0, (5, 3)) if floor else (0, (1, 2)))
-        _end_labels(axes, lines, end)
+        end_labels(axes, lines, end)
         axes.plot(rounds, values, color=ACCENT, marker="o" if len(rounds) <= 25 else "", ms=3.6)
         _released(axes, record)
         final = float(getattr(record.metrics, metric))
@@ -276,7 +277,7 @@ def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]
 
 
-def _end_labels(axes: Axes, lines: Sequence[Line], end: int) -> None:
+def end_labels(axes: Axes, lines: Sequence[Line], end: int) -> None:
     """Write each level's name at the right edge, moved apart where levels are close."""
     top = max((line.value for line in lines), default=1.0) or 1.0
     height = -1.0
@@ -286,7 +287,7 @@ def _end_labels(axes: Axes, lines: Sequence[Line], end: int) -> None:
             line.label,
             xy=(end * 1.015, line.value),
             xytext=(end * 1.05, height),
-            color=SECOND if line.kind == "floor" else SOFT,
+            color=_KINDS.get(line.kind, SOFT),
             va="center",
             size=7.8,
             annotation_clip=False,

@@ -77,6 +77,10 @@ Scenario = Annotated[
 ]
 Only = Annotated[list[str] | None, typer.Option(help="Cells of the scenario to run, AXIS=VALUE,VALUE; once per axis.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Repeat the scenario's cells with this many seeds.")]
+Rivals = Annotated[
+    str | None,
+    typer.Option(help="Rivals to find beside the scenario's cells: names with commas, or none; all unless given."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")]
 Prepare = Annotated[bool, typer.Option("--prepare", help="Stop before training, for `flwr run`.")]
 Finish = Annotated[bool, typer.Option("--finish", help="Assess and report a folder that was trained.")]

@@ -8,7 +8,7 @@ candidates. Nothing here is a release of a partner, and nothing of it reaches th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from typing import Literal, TypeAlias
 
@@ -42,6 +42,8 @@ class Panel:
         task: held-out items and what is no candidate.
         train: train rows of all users of the federation `[all, N]`, what baselines learn from.
         rows: history rows of the panel's users `[U, N]`, what baselines see of a user.
+        train_rows_U: row of `train` of each user.
+        train_partner_A: number of the partner of each row of `train`.
         own: own media of the panel's users `[U]`, in a run that reads them.
     """
 
@@ -50,6 +52,8 @@ class Panel:
     task: RankingTask
     train: Csr
     rows: Csr
+    train_rows_U: Ints
+    train_partner_A: Ints
     own: Items | None = None
 
     @cached_property
@@ -65,9 +69,15 @@ class Panel:
 
     def take(self, users: Ints) -> Panel:
         """Some users."""
-        histories = tuple(self.histories[user] for user in users)
-        own = None if self.own is None else self.own.take(torch.from_numpy(users))
-        return Panel(histories, self.partner_U[users], self.task.take(users), self.train, self.rows[users], own)
+        return replace(
+            self,
+            histories=tuple(self.histories[user] for user in users),
+            partner_U=self.partner_U[users],
+            task=self.task.take(users),
+            rows=self.rows[users],
+            train_rows_U=self.train_rows_U[users],
+            own=None if self.own is None else self.own.take(torch.from_numpy(users)),
+        )
 
     def rank(self, scores: Scorer) -> Ranks:
         """Rank every user's held-out items."""
@@ -103,18 +113,25 @@ def baseline_on_histories(fitted: Recommender, n_items: int) -> HistoryScorer:
     return lambda histories: fitted.scores(matrix_of(histories, n_items))
 
 
-def panel_of(datasets: Sequence[PartnerDataset], part: Part, own: Sequence[Items] = ()) -> Panel:
+def panel_of(
+    datasets: Sequence[PartnerDataset], part: Part, own: Sequence[Items] = (), *, train_items_alone: bool = False
+) -> Panel:
     """All users of all partners who have a held-out item of `part`; `cold` are the items held out on purpose.
 
     Args:
         datasets: one per partner.
         part: which held-out items.
         own: per partner, its users' own media, in a run that reads them.
+        train_items_alone: leave validation items out of the histories, as most published figures do; they are no
+            candidates either way.
     """
     n_items = len(datasets[0].catalogue)
-    histories: list[Ints] = []
+    met: list[Ints] = []
+    shown: list[Ints] = []
     targets: list[Ints] = []
     partners: list[int] = []
+    train_rows: list[int] = []
+    sizes = [len(data) for data in datasets]
     media: list[Items] = []
     for number, data in enumerate(datasets):
         held_out = _held_out(data, part)
@@ -123,19 +140,23 @@ def panel_of(datasets: Sequence[PartnerDataset], part: Part, own: Sequence[Items
             media.append(own[number].take(torch.from_numpy(users)))
         for user in users:
             wanted = held_out.of(int(user))
-            history = data.train.of(int(user))
+            history = trained = data.train.of(int(user))
             if part != "val":
                 history = np.append(history, data.val_items.of(int(user)))
-            histories.append(history[~np.isin(history, wanted)])
+            met.append(history[~np.isin(history, wanted)])
+            shown.append(trained[~np.isin(trained, wanted)] if train_items_alone else met[-1])
             targets.append(wanted)
             partners.append(number)
+            train_rows.append(sum(sizes[:number]) + int(user))
     train = [data.train.of(user) for data in datasets for user in range(len(data))]
     return Panel(
-        histories=tuple(histories),
+        histories=tuple(shown),
         partner_U=np.asarray(partners, dtype=np.int64),
-        task=RankingTask.from_histories(histories, targets, n_items=n_items),
+        task=RankingTask.from_histories(met, targets, n_items=n_items),
         train=matrix_of(train, n_items),
-        rows=matrix_of(histories, n_items),
+        rows=matrix_of(shown, n_items),
+        train_rows_U=np.asarray(train_rows, dtype=np.int64),
+        train_partner_A=np.repeat(np.arange(len(datasets)), sizes),
         own=reduce(lambda first, more: more.behind(first), media) if media else None,
     )
 

@@ -248,6 +248,11 @@ def _spent(site: Site) -> tuple[PrivacyEvent, ...]:
     return merge(from_record(record.charge) for record in records if record.charge is not None)
 
 
+def spent_epsilon(site: Site, delta: float) -> float:
+    """Epsilon, zero-out, of all that a partner's own verified ledger was charged."""
+    return _exact(_spent(site), delta, "zero_out")
+
+
 @lru_cache(maxsize=64)
 def _exact(events: tuple[PrivacyEvent, ...], delta: float, relation: Relation) -> float:
     return epsilon(events, delta, relation)

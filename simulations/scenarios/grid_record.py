@@ -1,27 +1,80 @@
-"""The one definition of `grid.json`: what the cells of a scenario reached, and what follows. Schema version 1.
+"""The one definition of `grid.json`: what the cells of a scenario reached, and what follows. Schema version 2.
 
-Writer and reader share these frozen, strict classes; docs/scenarios.md explains every field. The figures are those of a
-simulation, as in `simulations.run_record`, and no release of a real partner. `CellFile` is what a finished cell leaves
-on disk, so that a grid that was stopped goes on where it was.
+Writer and reader share these frozen, strict classes; docs/scenarios.md explains every field. What follows from the
+cells, the findings, is a class of each scenario. The figures are those of a simulation, as in `simulations.run_record`,
+and no release of a real partner. `CellFile` is what a finished cell leaves on disk, so that a grid that was stopped
+goes on where it was.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from mmrec_model.config import Modality
 from mmrec_model.config_types import Digest, Strict
 from mmrec_model.errors import DataError
 from mmrec_model.storage import write_atomically
 from simulations.run_record import Amount, Finite, Metrics, Natural, Share, Verdict, Versions
 
-SCHEMA: Literal[1] = 1
+SCHEMA: Literal[2] = 2
 GRID_FILE = "grid.json"
-State: TypeAlias = Literal["recovered", "contradicted", "undecided"]
+EXPORTED = "exported"
+"""The system that a cell's federation exported."""
+
+
+class Estimate(Strict):
+    """A mean over test users with its standard error."""
+
+    value: Finite
+    error: Amount
+
+
+class Traffic(Strict):
+    """Bytes of one wave of messages at the partner that had most of them: from it and to it."""
+
+    up: Natural
+    down: Natural
+
+
+class ColdRecord(Strict):
+    """recall@10 of items that nobody trained on, against the full catalogue.
+
+    Attributes:
+        users: who have such a held-out item.
+        recall: mean over them.
+        chance: of a random order.
+    """
+
+    users: Natural
+    recall: Estimate
+    chance: Share
+
+
+class CellLadder(Strict):
+    """The rungs of a cell whose partners compare them.
+
+    Attributes:
+        rung: what the gate exported.
+        released: the noised scores that it saw, by rung, with the errors of their noise; empty without a figure.
+        spent: the largest epsilon of any partner's own ledger; null without privacy.
+        pairs: items whose pairs were released.
+        traffic: by wave; `round` is the largest of the training rounds.
+        validation: metrics of every rung, of the exported model and of `train_items_alone`.
+        test: the same on the test items.
+        cold: by system; test items without a train row anywhere, or those that the cell keeps out of all training.
+    """
+
+    rung: str
+    released: dict[str, Estimate]
+    spent: Amount | None
+    pairs: Natural
+    traffic: dict[str, Traffic]
+    validation: dict[str, Metrics]
+    test: dict[str, Metrics]
+    cold: dict[str, ColdRecord]
 
 
 class CellRecord(Strict):
@@ -40,6 +93,7 @@ class CellRecord(Strict):
         standard_errors: of `test`, over users.
         floors: on the test items: the released popularity, and the untrained model without and with it.
         verdict: the exported model against the best floor on the test items.
+        ladder: its rungs; null where its partners compare none.
         seconds: wall time of the cell.
     """
 
@@ -55,94 +109,31 @@ class CellRecord(Strict):
     standard_errors: Metrics
     floors: dict[str, Metrics]
     verdict: Verdict
+    ladder: CellLadder | None
     seconds: Amount
 
 
 class CellFile(Strict):
-    """A finished cell on disk: its record, a digest of all that it was made from, and the rank of every test user."""
+    """A finished cell on disk.
+
+    Attributes:
+        inputs: digest of all that it was made from.
+        record: of the cell.
+        test_ranks: by system, the rank of every test user's item; users stand in the order of their ids.
+    """
 
     inputs: Digest
     record: CellRecord
-    test_ranks: list[Natural]
+    test_ranks: dict[str, list[Natural]]
 
 
-class Estimate(Strict):
-    """A mean over test users with its standard error."""
-
-    value: Finite
-    error: Amount
+FindingsT = TypeVar("FindingsT", bound=Strict)
 
 
-class Entry(Strict):
-    """One place of the table, over its seeds: ndcg@10 of the model on both parts, and of the untrained model."""
+class GridRecord(Strict, Generic[FindingsT]):
+    """All of `grid.json`; `epsilon` is null without privacy and where cells differ in it."""
 
-    modalities: tuple[Modality, ...]
-    fusion: str
-    hidden: str
-    seeds: Natural
-    validation: Share
-    test: Estimate
-    untrained: Share
-
-
-class Contribution(Strict):
-    """Shapley values of the modalities in ndcg@10; they add up to `full` minus `empty`, which is chance."""
-
-    fusion: str
-    hidden: str
-    values: dict[Modality, Estimate]
-    full: Share
-    empty: Share
-
-
-class Pair(Strict):
-    """Two modalities of which the first is worth more in truth; `found` is their difference in the grid."""
-
-    first: Modality
-    second: Modality
-    planted: Finite
-    found: Estimate
-    state: State
-
-
-class AnswerRecord(Strict):
-    """The known answer of a synthetic set against the grid.
-
-    Attributes:
-        planted: Shapley values of the truth.
-        found: those of the grid, of complete media, as the mean over fusions.
-        signs: whether each modality is found to add something, where in truth it does.
-        pairs: every two modalities.
-        recovered: every sign is recovered, and no pair is contradicted.
-    """
-
-    planted: dict[Modality, Finite]
-    found: dict[Modality, Estimate]
-    signs: dict[Modality, State]
-    pairs: list[Pair]
-    recovered: bool
-
-
-class Findings(Strict):
-    """What a grid of modalities shows.
-
-    Attributes:
-        table: all places.
-        best: per share of hidden media, the place with the best validation figure.
-        contributions: for every fusion whose subsets are all there, and their mean as fusion `mean`.
-        answer: null for data without a known answer, and for a grid without contributions.
-    """
-
-    table: list[Entry]
-    best: list[Entry]
-    contributions: list[Contribution]
-    answer: AnswerRecord | None
-
-
-class GridRecord(Strict):
-    """All of `grid.json`."""
-
-    schema_: Annotated[Literal[1], Field(alias="schema")] = SCHEMA
+    schema_: Annotated[Literal[2], Field(alias="schema")] = SCHEMA
     scenario: str
     command: str
     version: Versions
@@ -160,7 +151,7 @@ class GridRecord(Strict):
     cells_in_grid: Natural
     chance: Metrics
     cells: list[CellRecord]
-    findings: Findings
+    findings: FindingsT
 
 
 RecordT = TypeVar("RecordT", bound=Strict)
@@ -173,13 +164,17 @@ def write_record(record: Strict, path: Path) -> None:
     write_atomically(path, f"{text}\n".encode())
 
 
-def read_grid(path: Path) -> GridRecord:
+def read_grid(path: Path, kind: type[GridRecord[FindingsT]]) -> GridRecord[FindingsT]:
     """Read `path`, or `grid.json` in it if it is a folder.
+
+    Args:
+        path: where.
+        kind: class of the scenario's record.
 
     Raises:
         DataError: absent, not JSON, or not of the schema.
     """
-    return _read(GridRecord, path / GRID_FILE if path.is_dir() else path)
+    return read_record(kind, path / GRID_FILE if path.is_dir() else path)
 
 
 def read_cell(path: Path) -> CellFile:
@@ -188,10 +183,15 @@ def read_cell(path: Path) -> CellFile:
     Raises:
         DataError: absent, not JSON, or not a cell.
     """
-    return _read(CellFile, path)
+    return read_record(CellFile, path)
 
 
-def _read(kind: type[RecordT], path: Path) -> RecordT:
+def read_record(kind: type[RecordT], path: Path) -> RecordT:
+    """Read what `write_record` wrote.
+
+    Raises:
+        DataError: absent, not JSON, or no such record.
+    """
     try:
         return kind.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:

@@ -13,9 +13,10 @@ from typing import get_args
 
 from mmrec_model.config import FusionName, Modality, ModelConfig
 from mmrec_model.config_reader import parse_config
-from simulations.scenarios.grid_page import render_modalities
 from simulations.scenarios.interface import Cell, Scenario
 from simulations.scenarios.modality_findings import conclude
+from simulations.scenarios.modality_page import render_modalities, summary
+from simulations.scenarios.modality_record import ModalityGrid
 from simulations.workspace import Recipe
 
 ROUNDS = 10
@@ -50,4 +51,13 @@ def _cell(base: Recipe, chosen: tuple[Modality, ...], fusion: FusionName, hidden
     return Cell(axes, replace(base, model=model, hidden=hidden, seed=seed, pairs=False, gate=None))
 
 
-SCENARIO = Scenario("modalities", ROUNDS, cells, conclude, render_modalities)
+SCENARIO = Scenario(
+    name="modalities",
+    rounds=ROUNDS,
+    sets=frozenset({"rivals"}),
+    cells=cells,
+    conclude=conclude,
+    page=render_modalities,
+    summary=summary,
+    record=ModalityGrid,
+)

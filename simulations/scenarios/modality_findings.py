@@ -15,16 +15,9 @@ import numpy as np
 
 from mmrec_model.config import MODALITIES, Modality
 from mmrec_model.evaluation.ranking import Ranks, per_user
-from simulations.scenarios.grid_record import (
-    AnswerRecord,
-    CellFile,
-    Contribution,
-    Entry,
-    Estimate,
-    Findings,
-    Pair,
-    State,
-)
+from simulations.scenarios.grid_record import EXPORTED, CellFile, Estimate
+from simulations.scenarios.interface import Evidence
+from simulations.scenarios.modality_record import AnswerRecord, Contribution, Entry, ModalityFindings, Pair, State
 from simulations.scenarios.shapley import Values, shapley
 from simulations.synthetic.answer import KnownAnswer, planted_values
 
@@ -38,14 +31,9 @@ Place: TypeAlias = tuple[str, str, frozenset[Modality]]
 """Hidden share, fusion, modalities."""
 
 
-def conclude(cells: Sequence[CellFile], chance: float, known: KnownAnswer | None) -> Findings:
-    """Everything that follows from the cells.
-
-    Args:
-        cells: finished ones, at least one; all with the same test users.
-        chance: level of the metric of a random order.
-        known: the truth behind synthetic data.
-    """
+def conclude(evidence: Evidence) -> ModalityFindings:
+    """Everything that follows from the cells."""
+    cells, chance, known = evidence.cells, evidence.chance, evidence.known
     places: dict[Place, list[CellFile]] = defaultdict(list)
     for cell in cells:
         axes = cell.record.axes
@@ -69,7 +57,7 @@ def conclude(cells: Sequence[CellFile], chance: float, known: KnownAnswer | None
     best = [max((e for e in table if e.hidden == share), key=lambda entry: entry.validation) for share in hidden_shares]
     mean = shares.get(("0", MEAN))
     answer = None if known is None or mean is None else judge(mean[0], known)
-    return Findings(table=table, best=best, contributions=contributions, answer=answer)
+    return ModalityFindings(table=table, best=best, contributions=contributions, answer=answer)
 
 
 def estimate(values_U: Values) -> Estimate:
@@ -112,7 +100,7 @@ def _state(found: Estimate) -> State:
 
 
 def _gain(cell: CellFile) -> Values:
-    rank_U = np.asarray(cell.test_ranks, dtype=np.int64)
+    rank_U = np.asarray(cell.test_ranks[EXPORTED], dtype=np.int64)
     return per_user(Ranks(rank_U, rank_U), METRIC)
 
 

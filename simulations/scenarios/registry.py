@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmrec_model.errors import UsageError
 from simulations.scenarios.interface import Scenario
 from simulations.scenarios.modalities import SCENARIO as MODALITIES
+from simulations.scenarios.privacy_utility import SCENARIO as PRIVACY_UTILITY
 
-SCENARIOS: dict[str, Scenario] = {one.name: one for one in (MODALITIES,)}
+# Findings differ between scenarios, and nothing that takes one by its name reads them.
+SCENARIOS: dict[str, Scenario[Any]] = {MODALITIES.name: MODALITIES, PRIVACY_UTILITY.name: PRIVACY_UTILITY}
 
 
-def scenario_of(name: str) -> Scenario:
+def scenario_of(name: str) -> Scenario[Any]:
     """The scenario called `name`.
 
     Raises:

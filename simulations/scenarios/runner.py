@@ -3,6 +3,7 @@
     OUT/data/              the embedded set, when no data is given
     OUT/features/SHARE/    one feature bundle per share of hidden media
     OUT/cells/NAME.json    every finished cell, written whole or not at all
+    OUT/rivals/NAME.json   every rival that was found, where the scenario wants some
     OUT/work/NAME/         the federation of the cell that runs now; real sites with fresh ledgers
     OUT/grid.json          the whole grid, and report.html beside it
 
@@ -15,77 +16,74 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
-from client.pricing import price
-from client.site import Site
-from mmrec_model.canonical import canonical_json, sha256_hex
+from mmrec_model.canonical import JsonValue, canonical_json, sha256_hex
 from mmrec_model.config import RunConfig
 from mmrec_model.data.schema import INTERACTIONS
 from mmrec_model.data.tables import find_file
 from mmrec_model.errors import UsageError
-from mmrec_model.evaluation.ranking import Ranks, chance_level, paired_difference
 from mmrec_model.features.bundle import FeatureBundle
-from mmrec_model.model.items import Items
-from mmrec_model.planning import plan_events
-from mmrec_model.protocol import Arrays, trained_arrays
 from mmrec_model.storage import sha256_of_file, write_atomically
-from server.journal import read_journal
 from simulations import federation
-from simulations.assessment import Panel, Part, all_metrics, errors, floor_ranks, metrics, model_ranks, panel_of
 from simulations.partition import Groups
 from simulations.progress import Progress
-from simulations.record import final_state, software
+from simulations.record import software
 from simulations.report import REPORT_FILE
-from simulations.run_record import Metrics, Verdict
-from simulations.scenarios.grid_record import GRID_FILE, CellFile, CellRecord, GridRecord, read_cell, write_record
-from simulations.scenarios.interface import Cell, Scenario, select
+from simulations.scenarios.cell_assessment import CHANCE, Finished, Measures, assess_cell
+from simulations.scenarios.grid_record import (
+    EXPORTED,
+    GRID_FILE,
+    CellFile,
+    FindingsT,
+    GridRecord,
+    read_cell,
+    write_record,
+)
+from simulations.scenarios.interface import Cell, Evidence, Scenario, select
+from simulations.scenarios.rival_record import RivalFile
+from simulations.scenarios.rival_runs import Arena, find_rivals, refuse_unknown
 from simulations.synthetic.answer import FILE_NAME, KnownAnswer
 from simulations.workspace import MARKER, Recipe, divide, encode, found, plan
 
 CELLS = "cells"
-CHANCE = "chance"
+RIVALS = "rivals"
 _WORK = "work"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Shared:
-    """What all cells have in common: partners, feature bundles by share of hidden media, and a digest of the data."""
+    """What cells have in common: bundles by share of hidden media, and partners by how users are divided."""
 
     base: Recipe
-    groups: Groups
-    bundles: dict[float, FeatureBundle]
-    digest: str
+    bundles: dict[float, FeatureBundle] = field(default_factory=dict)
+    divided: dict[tuple[str | None, int | None], Groups] = field(default_factory=dict)
 
     def recipe(self, cell: Cell) -> Recipe:
         """The recipe of a cell with the bundle that it reads, in a folder of its own: a process opens a site once."""
         folder = _bundle_folder(self.base.out, cell.recipe.hidden)
         return replace(cell.recipe, out=self.base.out / _WORK / cell.name, features=folder)
 
+    def groups(self, recipe: Recipe) -> Groups:
+        """The partners of a recipe; they do not depend on the seed of a repetition."""
+        key = (recipe.silo, recipe.partners)
+        if key not in self.divided:
+            self.divided[key] = divide(replace(recipe, seed=self.base.seed))
+        return self.divided[key]
 
-@dataclass
-class Measures:
-    """What cells are measured with, made once: the users of both parts, and the floors of what a model may read."""
+    def data(self, recipe: Recipe) -> str:
+        """Digest of all that a recipe's sites read."""
+        groups: dict[str, JsonValue] = {name: list[JsonValue](users) for name, users in self.groups(recipe).items()}
+        split = None if recipe.split is None else str(recipe.split)
+        return sha256_hex(canonical_json({"interactions": self._rows, "partners": groups, "split": split}))
 
-    panels: dict[Part, Panel] = field(default_factory=dict)
-    floors: dict[str, dict[str, Ranks]] = field(default_factory=dict)
-
-    def panel(self, sites: Sequence[Site], part: Part) -> Panel:
-        """All users with a held-out item of `part`; the same in every cell."""
-        if part not in self.panels:
-            self.panels[part] = panel_of([site.dataset for site in sites], part)
-        return self.panels[part]
-
-    def floors_of(self, config: RunConfig, items: Items, test: Panel, state: Arrays) -> dict[str, Ranks]:
-        """The floors; families that fuse vectors share one untrained model, which reads no trained weight."""
-        trained = set() if config.model.fusion == "decision" else {"fusion", "fusion_layers", "fusion_heads"}
-        key = sha256_hex(canonical_json(config.model_dump(mode="json", exclude={"model": trained})))
-        if key not in self.floors:
-            self.floors[key] = floor_ranks(config, items, test, state)
-        return self.floors[key]
+    @cached_property
+    def _rows(self) -> str:
+        table = find_file(self.base.data, INTERACTIONS)
+        return "" if table is None else sha256_of_file(table)
 
 
 def claim(out: Path, *, overwrite: bool) -> None:
@@ -98,7 +96,7 @@ def claim(out: Path, *, overwrite: bool) -> None:
     if (strange and not (out / "data" / FILE_NAME).is_file()) or (out / MARKER).exists():
         raise UsageError(f"{out} is not empty and holds no grid", remedy="Name a new folder with --out")
     if overwrite:
-        for part in (CELLS, _WORK, "features"):
+        for part in (CELLS, RIVALS, _WORK, "features"):
             shutil.rmtree(out / part, ignore_errors=True)
         for name in (GRID_FILE, REPORT_FILE):
             (out / name).unlink(missing_ok=True)
@@ -106,15 +104,16 @@ def claim(out: Path, *, overwrite: bool) -> None:
 
 
 def run_grid(
-    scenario: Scenario,
+    scenario: Scenario[FindingsT],
     base: Recipe,
     *,
     seeds: int,
     only: Sequence[str],
+    rivals: Sequence[str] | None,
     command: str,
     name: str,
     progress: Progress,
-) -> GridRecord:
+) -> GridRecord[FindingsT]:
     """Run what is not finished, then write `grid.json` and the page.
 
     Args:
@@ -122,34 +121,55 @@ def run_grid(
         base: what all cells have in common; its folder was claimed.
         seeds: repetitions of every cell.
         only: filters on the cells (`select`); finished cells outside of them count in the result.
+        rivals: names of those to find, where the scenario has any; None for all.
         command: the command line that repeats the grid.
         name: of the data.
-        progress: told about every encoded item and every cell.
+        progress: told about every encoded item, every cell and every rival.
 
     Raises:
-        UsageError: a filter that fits no cell, or a finished cell that was made from something else.
+        UsageError: a filter that fits no cell, an unknown rival, or a finished cell that was made from something else.
         MmrecError: a cell failed.
     """
-    groups = divide(base)
+    shared = Shared(base)
     whole = _encoded(base, 0.0, progress)
     cells = scenario.cells(base, whole.modalities, seeds)
     _refuse_strangers(base.out, cells)
+    arena = _arena(scenario, shared, whole)
+    if arena is not None:
+        refuse_unknown(arena, rivals)
     chosen = {cell.name for cell in select(cells, only)}
     wanted = [cell for cell in cells if cell.name in chosen or _file(base.out, cell).is_file()]
-    shares = dict.fromkeys(cell.recipe.hidden for cell in wanted)
-    bundles = {share: _encoded(base, share, progress) if share else whole for share in shares}
-    shared = Shared(base, groups, bundles, _digest(base, groups))
+    for share in dict.fromkeys(cell.recipe.hidden for cell in wanted):
+        shared.bundles[share] = _encoded(base, share, progress) if share else whole
     measures = Measures()
     files = []
     for done, cell in enumerate(wanted):
         progress("cells", done, len(wanted))
         files.append(_finished(cell, shared) or _run(cell, shared, measures))
     progress("cells", len(wanted), len(wanted))
+    with federation.one_thread():
+        numbers = range(base.seed, base.seed + seeds)
+        found = [] if arena is None else find_rivals(arena, rivals, numbers, progress)
     shutil.rmtree(base.out / _WORK, ignore_errors=True)
-    record = _grid(scenario, shared, files, (len(cells), seeds), (command, name))
+    record = _grid(scenario, shared, files, found, (len(cells), seeds), (command, name))
     write_record(record, base.out / GRID_FILE)
     write_atomically(base.out / REPORT_FILE, scenario.page(record).encode())
     return record
+
+
+def _arena(scenario: Scenario[FindingsT], shared: Shared, whole: FeatureBundle) -> Arena | None:
+    """Where the scenario's rivals are found; None where it has none."""
+    if scenario.rivals is None:
+        return None
+    wanted = scenario.rivals(shared.base)
+    return Arena(
+        wanted,
+        shared.base.out / RIVALS,
+        shared.base.out / _WORK / RIVALS,
+        shared.groups(wanted.recipe),
+        whole,
+        sha256_hex(f"{shared.data(wanted.recipe)} {whole.digest}".encode()),
+    )
 
 
 def _encoded(base: Recipe, share: float, progress: Progress) -> FeatureBundle:
@@ -183,16 +203,8 @@ def _of_another_grid(name: str) -> UsageError:
     )
 
 
-def _digest(base: Recipe, groups: Groups) -> str:
-    table = find_file(base.data, INTERACTIONS)
-    rows = "" if table is None else sha256_of_file(table)
-    return sha256_hex(
-        canonical_json({"interactions": rows, "partners": {n: list(users) for n, users in groups.items()}})
-    )
-
-
-def _inputs(shared: Shared, config: RunConfig) -> str:
-    return sha256_hex(f"{shared.digest} {config.digest}".encode())
+def _inputs(shared: Shared, recipe: Recipe, config: RunConfig) -> str:
+    return sha256_hex(f"{shared.data(recipe)} {config.digest}".encode())
 
 
 def _finished(cell: Cell, shared: Shared) -> CellFile | None:
@@ -205,8 +217,9 @@ def _finished(cell: Cell, shared: Shared) -> CellFile | None:
     if not path.is_file():
         return None
     kept = read_cell(path)
-    config = plan(shared.recipe(cell), shared.bundles[cell.recipe.hidden], shared.groups)
-    if kept.inputs != _inputs(shared, config):
+    recipe = shared.recipe(cell)
+    config = plan(recipe, shared.bundles[recipe.hidden], shared.groups(recipe))
+    if kept.inputs != _inputs(shared, recipe, config):
         raise _of_another_grid(path.name)
     return kept
 
@@ -215,69 +228,45 @@ def _run(cell: Cell, shared: Shared, measures: Measures) -> CellFile:
     started = time.monotonic()
     recipe, bundle = shared.recipe(cell), shared.bundles[cell.recipe.hidden]
     shutil.rmtree(recipe.out, ignore_errors=True)
-    config = plan(recipe, bundle, shared.groups)
-    sites = found(recipe, shared.groups, config)
+    recipe.out.mkdir(parents=True)
+    # The coordinator reads the bundle in its own workspace; all cells have the same.
+    (recipe.out / "features").symlink_to(recipe.bundle_folder)
+    config = plan(recipe, bundle, shared.groups(recipe))
+    sites = found(recipe, shared.groups(recipe), config)
     federation.train(federation.Prepared(recipe, config, bundle, sites), "loopback", _silent, federation.Stopwatch())
     with federation.one_thread():
-        record, ranks = _assessed(cell, config, sites, recipe.out, measures)
+        record, ranks = assess_cell(Finished(cell, recipe, config, sites, shared.data(recipe)), measures)
     record = record.model_copy(update={"seconds": time.monotonic() - started})
-    kept = CellFile(inputs=_inputs(shared, config), record=record, test_ranks=ranks)
+    kept = CellFile(inputs=_inputs(shared, recipe, config), record=record, test_ranks=ranks)
     write_record(kept, _file(shared.base.out, cell))
     shutil.rmtree(recipe.out)
-    return kept
+    return read_cell(_file(shared.base.out, cell))
 
 
-def _assessed(
-    cell: Cell, config: RunConfig, sites: Sequence[Site], out: Path, measures: Measures
-) -> tuple[CellRecord, list[int]]:
-    state = final_state(out)
-    items = sites[0].items.only(config.model_dims)
-    test = measures.panel(sites, "test")
-    ranks = model_ranks(config, items, test, state)
-    floors = measures.floors_of(config, items, test, state)
-    levels = all_metrics(floors)
-    best = max(levels, key=lambda name: levels[name].ndcg_at_10)
-    gap = paired_difference(ranks, floors[best], "ndcg_at_10", seed=config.seed)
-    rounds = [event for event in read_journal(out / "coordinator" / "run.jsonl") if event.get("event") == "round"]
-    rejected: Counter[str] = Counter()
-    for event in rounds:
-        rejected.update(event["rejected"])
-    record = CellRecord(
-        name=cell.name,
-        axes=dict(cell.axes),
-        plan_digest=config.digest,
-        weights=sum(array.size for array in trained_arrays(state).values()),
-        epsilon=None if config.privacy.mechanism == "none" else price(plan_events(config), config.privacy.delta),
-        replies=sum(len(event["accepted"]) for event in rounds),
-        rejected=dict(rejected),
-        validation=metrics(model_ranks(config, items, measures.panel(sites, "val"), state)),
-        test=metrics(ranks),
-        standard_errors=errors(ranks),
-        floors={CHANCE: Metrics(**chance_level(ranks)), **levels},
-        verdict=Verdict(best_floor=best, metric="ndcg_at_10", difference=gap.mean, low=gap.low, high=gap.high),
-        seconds=0.0,
-    )
-    return record, ranks.rank_U.tolist()
-
-
-def _grid(
-    scenario: Scenario, shared: Shared, files: Sequence[CellFile], size: tuple[int, int], names: tuple[str, str]
-) -> GridRecord:
+def _grid(  # noqa: PLR0917 - the parts of the file
+    scenario: Scenario[FindingsT],
+    shared: Shared,
+    files: Sequence[CellFile],
+    rivals: Sequence[RivalFile],
+    size: tuple[int, int],
+    names: tuple[str, str],
+) -> GridRecord[FindingsT]:
     base, bundles = shared.base, shared.bundles
     known = KnownAnswer.load(base.data) if (base.data / FILE_NAME).is_file() else None
     records = [file.record for file in files]
     chance = records[0].floors[CHANCE]
-    return GridRecord(
+    epsilon = records[0].epsilon if len({record.epsilon for record in records}) == 1 else None
+    return scenario.record(
         scenario=scenario.name,
         command=names[0],
         version=software(),
         data=names[1],
-        users=sum(map(len, shared.groups.values())),
+        users=max(sum(map(len, groups.values())) for groups in shared.divided.values()),
         items=len(next(iter(bundles.values())).item_ids),
-        partners=len(shared.groups),
-        users_evaluated=len(files[0].test_ranks),
-        epsilon=records[0].epsilon,
-        delta=None if records[0].epsilon is None else base.delta,
+        partners=max(map(len, shared.divided.values())),
+        users_evaluated=len(files[0].test_ranks[EXPORTED]),
+        epsilon=epsilon,
+        delta=None if all(record.epsilon is None for record in records) else base.delta,
         rounds=base.training.rounds,
         seed=base.seed,
         seeds=size[1],
@@ -285,7 +274,7 @@ def _grid(
         cells_in_grid=size[0],
         chance=chance,
         cells=records,
-        findings=scenario.conclude(files, chance.ndcg_at_10, known),
+        findings=scenario.conclude(Evidence(files, chance.ndcg_at_10, known, rivals)),
     )
 
 

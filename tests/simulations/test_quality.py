@@ -34,7 +34,7 @@ def panel() -> Panel:
     users = np.repeat(np.arange(USERS), [len(items) for items in histories])
     rows = interaction_matrix(users, np.concatenate(histories), n_users=USERS, n_items=N)
     task = RankingTask.from_histories(histories, targets, n_items=N)
-    return Panel(tuple(histories), np.arange(USERS) % 3, task, rows, rows)
+    return Panel(tuple(histories), np.arange(USERS) % 3, task, rows, rows, np.arange(USERS), np.arange(USERS) % 3)
 
 
 @pytest.fixture(scope="module")

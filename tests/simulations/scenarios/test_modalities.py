@@ -14,8 +14,10 @@ from typer.testing import CliRunner, Result
 from mmrec_model.config import MODALITIES
 from simulations.cli import register
 from simulations.scenarios import runner
-from simulations.scenarios.grid_record import CellFile, Estimate, GridRecord, read_cell, read_grid
+from simulations.scenarios.grid_record import CellFile, Estimate, read_cell, read_grid
+from simulations.scenarios.interface import Evidence
 from simulations.scenarios.modality_findings import conclude, judge
+from simulations.scenarios.modality_record import ModalityGrid
 from simulations.synthetic.answer import KnownAnswer, planted_values
 
 SETTINGS = ("--rounds", "1", "--delta", "1e-3", "--partners", "2", "--epsilon", "20")
@@ -66,11 +68,11 @@ def grid(small_partner: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def record(grid: Path) -> GridRecord:
-    return read_grid(grid)
+def record(grid: Path) -> ModalityGrid:
+    return read_grid(grid, ModalityGrid)
 
 
-def test_all_cells_are_there_and_the_work_is_gone(grid: Path, record: GridRecord) -> None:
+def test_all_cells_are_there_and_the_work_is_gone(grid: Path, record: ModalityGrid) -> None:
     assert len(record.cells) == CELLS
     assert record.cells_in_grid == 3 * 8 * 2
     assert len({cell.plan_digest for cell in record.cells}) == CELLS
@@ -79,7 +81,7 @@ def test_all_cells_are_there_and_the_work_is_gone(grid: Path, record: GridRecord
     assert all(cell.replies == 2 and cell.epsilon is not None and cell.epsilon <= 20.0 for cell in record.cells)
 
 
-def test_the_tables_numbers_are_those_of_the_cells(grid: Path, record: GridRecord) -> None:
+def test_the_tables_numbers_are_those_of_the_cells(grid: Path, record: ModalityGrid) -> None:
     page = (grid / "report.html").read_text(encoding="utf-8")
     cells = {(c.axes["modalities"], c.axes["fusion"], c.axes["hidden"]): c for c in record.cells}
     assert len(record.findings.table) == CELLS
@@ -95,7 +97,7 @@ def test_the_tables_numbers_are_those_of_the_cells(grid: Path, record: GridRecor
         assert best.validation == max(entry.validation for entry in rivals)
 
 
-def test_contributions_add_up_to_all_modalities_minus_chance(record: GridRecord) -> None:
+def test_contributions_add_up_to_all_modalities_minus_chance(record: ModalityGrid) -> None:
     found = record.findings.contributions
     assert {(one.fusion, one.hidden) for one in found} == {
         (fusion, hidden) for fusion in ("weighted_sum", "gated", "mean") for hidden in ("0", "0.3")
@@ -105,7 +107,7 @@ def test_contributions_add_up_to_all_modalities_minus_chance(record: GridRecord)
         assert one.empty == pytest.approx(record.chance.ndcg_at_10)
 
 
-def test_cells_of_one_share_have_the_same_released_popularity(record: GridRecord) -> None:
+def test_cells_of_one_share_have_the_same_released_popularity(record: ModalityGrid) -> None:
     assert len({cell.floors["popularity_dp"].model_dump_json() for cell in record.cells}) == 1
 
 
@@ -123,6 +125,7 @@ def test_what_would_do_nothing_is_refused(small_partner: Path, tmp_path: Path) -
     out = tmp_path / "out"
     for option, value in (("--fusion", "gated"), ("--scope", "head"), ("--tower", "sequence")):
         assert option in simulate(small_partner, out, option, value).output
+    assert "--rivals" in str(simulate(small_partner, out, "--rivals", "none").exception)
     assert "no cell" in str(simulate(small_partner, out, "--only", "fusion=magic").exception)
     assert "no scenario" in str(simulate(small_partner, out, "--scenario", "none").exception)
     (tmp_path / "taken").mkdir()
@@ -154,21 +157,23 @@ def test_more_media_are_worth_more_in_truth_and_none_is_worth_chance() -> None:
     assert values[frozenset()] < min(value for chosen, value in values.items() if chosen)
 
 
-def test_seeds_are_averaged_per_user_before_the_error(grid: Path, record: GridRecord) -> None:
+def test_seeds_are_averaged_per_user_before_the_error(grid: Path, record: ModalityGrid) -> None:
     files = [read_cell(path) for path in sorted((grid / "cells").iterdir()) if path.name.endswith("seed-0.json")]
     twice = [*files, *files]
-    once, both = conclude(files, record.chance.ndcg_at_10, None), conclude(twice, record.chance.ndcg_at_10, None)
+    once, both = (conclude(Evidence(cells, record.chance.ndcg_at_10)) for cells in (files, twice))
     assert [entry.test for entry in once.table] == [entry.test for entry in both.table]
     assert {entry.seeds for entry in both.table} == {2}
     assert isinstance(once.table[0].test, Estimate)
-    assert json.loads((grid / "grid.json").read_text())["schema"] == 1
+    assert json.loads((grid / "grid.json").read_text())["schema"] == 2
 
 
 def test_the_commands_of_the_page_run(
     repository: Path, small_partner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MMREC_CACHE", str(small_partner.parent / "vectors"))
-    lines = re.findall(r"^mmrec simulate (--scenario.*)$", (repository / "docs/scenarios.md").read_text(), re.MULTILINE)
+    lines = re.findall(
+        r"^mmrec simulate (--scenario modalities.*)$", (repository / "docs/scenarios.md").read_text(), re.MULTILINE
+    )
     app = typer.Typer()
     register(app)
     counts = []
@@ -176,5 +181,5 @@ def test_the_commands_of_the_page_run(
         words = [str(tmp_path / word) if word.startswith("runs/") else word for word in line.split()]
         more = ("--data", str(small_partner), *SETTINGS, "--only", smaller, "--only", "modalities=text")
         assert CliRunner().invoke(app, [*words, *more]).exit_code == 0
-        counts.append(len(read_grid(tmp_path / "runs/grid").cells))
+        counts.append(len(read_grid(tmp_path / "runs/grid", ModalityGrid).cells))
     assert counts == [2, 3]

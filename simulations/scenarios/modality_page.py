@@ -13,8 +13,9 @@ from markupsafe import Markup
 from mmrec_model.config import MODALITIES, Modality
 from simulations.report import page_environment
 from simulations.report_numbers import four, plain_delta, signed
-from simulations.scenarios.grid_figures import heat_map, hidden_name, subset_name
-from simulations.scenarios.grid_record import AnswerRecord, Contribution, Entry, Estimate, GridRecord
+from simulations.scenarios.grid_record import Estimate
+from simulations.scenarios.modality_figures import heat_map, hidden_name, subset_name
+from simulations.scenarios.modality_record import AnswerRecord, Contribution, Entry, ModalityGrid
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Table:
     best: Entry
 
 
-def render_modalities(record: GridRecord) -> str:
+def render_modalities(record: ModalityGrid) -> str:
     """The page as HTML text."""
     found = record.findings
     return (
@@ -58,7 +59,7 @@ def render_modalities(record: GridRecord) -> str:
     )
 
 
-def tables(record: GridRecord) -> list[Table]:
+def tables(record: ModalityGrid) -> list[Table]:
     """One table per share of hidden media, in the order of the cells."""
     result = []
     fusions = list(dict.fromkeys(entry.fusion for entry in record.findings.table))
@@ -77,7 +78,7 @@ def tables(record: GridRecord) -> list[Table]:
     return result
 
 
-def lede(record: GridRecord) -> str:
+def lede(record: ModalityGrid) -> str:
     """The grid in one sentence."""
     price = "without privacy" if record.epsilon is None else _price(record.epsilon, record.delta)
     bests = "; ".join(
@@ -87,7 +88,7 @@ def lede(record: GridRecord) -> str:
     return f"{len(record.cells)} federations of {record.rounds} rounds, {price}. Best by validation, ndcg@10 — {bests}."
 
 
-def words(record: GridRecord) -> list[str]:
+def words(record: ModalityGrid) -> list[str]:
     """What each modality adds, in the mean over fusions, and what hiding media costs."""
     sentences = []
     for one in record.findings.contributions:
@@ -104,7 +105,7 @@ def words(record: GridRecord) -> list[str]:
     return sentences
 
 
-def _cost_of_hiding(record: GridRecord) -> list[str]:
+def _cost_of_hiding(record: ModalityGrid) -> list[str]:
     """What all modalities together reach with hidden media, over the fusions that were run with and without."""
     full = {(one.hidden, one.fusion): one.full for one in record.findings.contributions if one.fusion != "mean"}
     sentences = []
@@ -143,7 +144,7 @@ def answer_sentences(answer: AnswerRecord) -> list[str]:
     return sentences
 
 
-def limits(record: GridRecord) -> list[str]:
+def limits(record: ModalityGrid) -> list[str]:
     """What the figures do not say."""
     seeds = (
         f"One seed ({record.seed}): another one draws other noise, and ± does not contain that."
@@ -167,6 +168,17 @@ def limits(record: GridRecord) -> list[str]:
         "Each cell is priced as if the others did not exist. On real data, trying them all would cost their sum.",
     ]
     return found + ([f"{missing} of {record.cells_in_grid} cells have not been run."] if missing else [])
+
+
+def summary(record: ModalityGrid) -> list[str]:
+    """Lines for the screen: the best places, and the known answer."""
+    lines = [
+        f"{hidden_name(best.hidden)}: {subset_name(best)}, {best.fusion}, ndcg@10 {plus_minus(best.test)}"
+        for best in record.findings.best
+    ]
+    if record.findings.answer is not None:
+        lines.append(f"known answer: {' '.join(answer_sentences(record.findings.answer))}")
+    return lines
 
 
 def plus_minus(value: Estimate) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from simulations.figures import ACCENT, SECOND, STYLE, page_svg
-from simulations.scenarios.grid_record import Entry, GridRecord
+from simulations.scenarios.modality_record import Entry, ModalityGrid
 
 _WIDTH, _ROW = 7.4, 0.235
 
@@ -20,7 +20,7 @@ def subset_name(entry: Entry) -> str:
     return " + ".join(entry.modalities)
 
 
-def heat_map(record: GridRecord) -> str:
+def heat_map(record: ModalityGrid) -> str:
     """ndcg@10 of every subset (rows) and fusion (columns); one panel per share of hidden media, one scale for all."""
     table = record.findings.table
     rows = list(dict.fromkeys(map(subset_name, table)))
