@@ -1,4 +1,4 @@
-"""A target is split over the rungs from public numbers: it is kept, almost all of it is used, and every choice is told."""
+"""A target is split over the rungs from public numbers: it is kept, almost all is used, and every choice is told."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("target", "facts", "pairs", "gate", "training", "metrics"), CASES)
-def test_the_whole_plan_costs_at_most_the_target_and_almost_all_of_it(
+def test_the_whole_plan_costs_at_most_the_target_and_almost_all_of_it(  # noqa: PLR0917 - what a plan may have
     target: float,
     facts: PublicFacts,
     pairs: bool,
