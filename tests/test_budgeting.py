@@ -160,11 +160,11 @@ def test_the_reasons_name_the_decision(facts: PublicFacts, pairs: bool, training
 
 
 def test_the_gate_gets_the_share_that_its_error_asks_for_and_never_more_than_its_most() -> None:
-    many, few = (planned(4.0, SHORT, PublicFacts(users, 1, 300)) for users in (10_000, 500))
+    many, few = (planned(4.0, SHORT, PublicFacts(users, 1, 300)) for users in (3_000, 500))
     mu = gaussian_mu(4.0, 1e-5)
     assert 1.0 / (many.gate.noise_multiplier * mu) ** 2 < 1.0 / (few.gate.noise_multiplier * mu) ** 2
     assert 1.0 / (few.gate.noise_multiplier * mu) ** 2 == pytest.approx(GATE_SHARES[1])
-    assert many.gate.noise_multiplier * math.sqrt(7) / 10_000 == pytest.approx(GATE_ERROR, rel=1e-6)
+    assert many.gate.noise_multiplier * math.sqrt(7) / 3_000 == pytest.approx(GATE_ERROR, rel=1e-6)
 
 
 def test_the_share_of_the_pairs_follows_their_signal() -> None:
