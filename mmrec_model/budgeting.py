@@ -37,6 +37,8 @@ PAIRS_SHARES: Final = ((120.0, 0.8), (60.0, 0.5))
 that is left. The signal of M items is users / (noise sqrt(M)), the noise being that of the summed pairs at the whole
 budget: directions of a random matrix stand out of noise of spectral size 2 noise sqrt(M) (Wigner). Seen on two sets: at
 150 pairs beat training, at 80 training beat pairs."""
+TRAINING_SHARE: Final = 0.05
+"""For training at least, in a plan that trains; pairs give way to it."""
 FEWEST_ITEMS: Final = 50
 MOST_ITEMS: Final = 2048
 """Pairs of fewer items are not worth a release; those of more are not worth their bytes."""
@@ -146,7 +148,8 @@ class _Split:
         wish, items = self._wish, self._selected()
         releases = len(wish.evaluation.releases(self._training.rounds))
         evaluation_noise = self._noise(EVALUATION_SHARE / releases) if releases else 0.0
-        gate_noise = self._noise(self._gate_share(items)) if wish.gate else 0.0
+        gate_share = self._gate_share(items) if wish.gate else 0.0
+        gate_noise = self._noise(gate_share) if wish.gate else 0.0
         popularity = self._noise(POPULARITY_SHARE / 2 if items and not self._trains else POPULARITY_SHARE)
         fixed: Events = tuple(
             GaussianRelease(noise, count) for noise, count in ((evaluation_noise, releases), (gate_noise, 1)) if noise
@@ -161,6 +164,8 @@ class _Split:
         else:
             fixed = (*fixed, GaussianRelease(popularity))
             if items:
+                others = POPULARITY_SHARE + gate_share + (EVALUATION_SHARE if releases else 0.0) + TRAINING_SHARE
+                self._share = min(self._share, 1.0 - others)
                 pairs = self._noise(self._share)
                 fixed = (*fixed, GaussianRelease(pairs))
             rate, steps = self._training.sample_rate, self._training.rounds * self._training.local_steps
