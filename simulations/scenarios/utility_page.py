@@ -208,7 +208,7 @@ def _cold_items(record: UtilityGrid) -> Iterator[str]:
             times = {name: found.recall.value / found.chance for name, found in one.systems.items()}
             told = ", ".join(f"{label(name)} {value:.1f}" for name, value in times.items())
             yield (
-                f"Recall of items that nobody trained on, at ε {COLD_EPSILON} and central noise, in multiples of chance: "
+                f"Recall of items that nobody trained on, at ε {COLD_EPSILON} and central noise, in times chance: "
                 f"{told}. Popularity and pairs know nothing of such items."
             )
 
