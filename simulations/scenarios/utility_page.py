@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from simulations.figures import metric_label
 from simulations.report import page_environment
 from simulations.report_numbers import four, plain_delta, with_error
 from simulations.scenarios.grid_record import EXPORTED, Estimate, Traffic
@@ -78,6 +79,7 @@ def render_utility(record: UtilityGrid) -> str:
             goals=goal_rows(record),
             goal_noises=list(dict.fromkeys(goal.noise for goal in found.goals)),
             gates=[_gate_row(rung) for rung in found.rungs],
+            gate_metric=metric_label(found.rungs[0].metric) if found.rungs else "",
             gate_rungs=[name for name in RUNGS if any(name in rung.released for rung in found.rungs)],
             cold=[one for one in found.cold if one.systems[EXPORTED].users >= ENOUGH_USERS],
             cold_systems=[name for name in SYSTEMS if any(name in one.systems for one in found.cold)],

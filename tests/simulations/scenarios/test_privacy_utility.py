@@ -120,7 +120,7 @@ def test_what_was_exported_is_the_rung_of_the_gate(cells: dict[tuple[str, str, s
     free = cells["inf", "local", "all"].record.ladder
     assert free is not None
     assert free.pairs == ITEMS
-    assert free.rung in {"pairs", "collaboration"}
+    assert set(free.released) == {"popularity", "content", "free", "pairs", "collaboration"}
 
 
 def test_partners_spend_what_the_cell_says_and_no_more(cells: dict[tuple[str, str, str], CellFile]) -> None:
@@ -238,7 +238,7 @@ def paired(difference: float, p_holm: float) -> PairedTest:
 def test_goals_are_shares_of_ease_and_times_chance() -> None:
     ease = entry("ease", "rival", None, None, 0.113)
     rung = Rung(
-        epsilon="8", noise="local", exported={"pairs": 1}, pairs=3, released={}, spent=8.0,
+        epsilon="8", noise="local", exported={"pairs": 1}, pairs=3, metric="recall_at_20", released={}, spent=8.0,
         traffic={"pairs": Traffic(up=10**7, down=1), "round": Traffic(up=50_000, down=60_000)},
     )  # fmt: skip
     recall = Estimate(value=0.05, error=0.01)
