@@ -147,6 +147,12 @@ def _check_request(config: RunConfig, kind: Kind, request: Request, arrays: Arra
             f"round {request.round} of run '{request.run_id}' is not a {kind} round of plan '{config.run_id}'",
             remedy="Send the rounds of the plan's own run",
         )
+    if kind in _SCORED and bool(request.scorer) != (config.collaboration.items > 0):
+        raise ProtocolError(
+            f"the request names {'a' if request.scorer else 'no'} scorer of pairs, the plan has pairs of "
+            f"{config.collaboration.items} items",
+            remedy="Name the scorer that was sent, in a plan with pairs alone",
+        )
     digest = state_digest(arrays, request.scorer)
     if kind not in {Kind.DESCRIBE, Kind.POPULARITY, Kind.RECEIPT} and digest != request.model_digest:
         raise ProtocolError("the global state is not the one the request names", remedy="Send the request again")
@@ -215,6 +221,8 @@ def _require_committed(ledger: Ledger, reserve: Record, finished: Finished) -> N
         )
 
 
+_SCORED = frozenset({Kind.TRAIN, Kind.EVALUATE, Kind.COMPARE})
+"""What is computed with a model, so with the scorer of a plan that has one."""
 _UNEXPECTED = "an unexpected error; the partner's own log has the details"
 _LEDGER_WORDS: dict[FaultCode, str] = {
     FaultCode.SIGNATURE: "the request is not signed by the coordinator that this ledger names",

@@ -16,19 +16,22 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from mmrec_model.config import PrivacyConfig, TrainingConfig
-from mmrec_model.config_ladder import CollaborationConfig, EvaluationConfig, GateConfig
+from mmrec_model.config_ladder import GATE_METRIC, CollaborationConfig, EvaluationConfig, GateConfig
 from mmrec_model.config_types import MetricName
 from mmrec_model.errors import PrivacyError
+from mmrec_model.ladder import rung_names
 from mmrec_model.privacy.calibration import calibrate
 from mmrec_model.privacy.events import GaussianRelease, PrivacyEvent, SampledGaussian
 from mmrec_model.privacy.gaussian_dp import gaussian_mu
 
 POPULARITY_SHARE: Final = 0.1
-"""Of the squared budget, for the popularity prior; half of it in a plan that releases pairs too."""
+"""Of the squared budget, for the popularity prior; half of it where pairs are all that comes after it."""
 EVALUATION_SHARE: Final = 0.05
 """For all metric releases of a run together, where it has any."""
-GATE_SHARE: Final = 0.05
-"""For the gate's one comparison."""
+GATE_ERROR: Final = 0.005
+"""Standard error that the gate's scores should have from noise; its share of the budget follows from it."""
+GATE_SHARES: Final = (0.01, 0.15)
+"""Least and largest share for the gate's one comparison."""
 PAIRS_SHARES: Final = ((120.0, 0.8), (60.0, 0.5))
 """For the pairs of a plan that trains too, by the signal from which on a share is right; without training they get all
 that is left. The signal of M items is users / (noise sqrt(M)), the noise being that of the summed pairs at the whole
@@ -89,7 +92,7 @@ class Wish:
 
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     pairs: bool = True
-    gate: MetricName | None = "ndcg_at_10"
+    gate: MetricName | None = GATE_METRIC
     max_grad_norm: float = 1.0
     popularity_cap: int = 20
 
@@ -143,8 +146,8 @@ class _Split:
         wish, items = self._wish, self._selected()
         releases = len(wish.evaluation.releases(self._training.rounds))
         evaluation_noise = self._noise(EVALUATION_SHARE / releases) if releases else 0.0
-        gate_noise = self._noise(GATE_SHARE) if wish.gate else 0.0
-        popularity = self._noise(POPULARITY_SHARE / 2 if items else POPULARITY_SHARE)
+        gate_noise = self._noise(self._gate_share(items)) if wish.gate else 0.0
+        popularity = self._noise(POPULARITY_SHARE / 2 if items and not self._trains else POPULARITY_SHARE)
         fixed: Events = tuple(
             GaussianRelease(noise, count) for noise, count in ((evaluation_noise, releases), (gate_noise, 1)) if noise
         )
@@ -195,6 +198,17 @@ class _Split:
         signal = max(least, strength / math.sqrt(items))
         self._share = next(share for enough, share in PAIRS_SHARES if signal >= enough)
         return items
+
+    def _gate_share(self, items: int) -> float:
+        """The share at which the scores have the error aimed at, within its bounds; every user may have one to give."""
+        width = len(rung_names(pairs=items > 0, trained=self._trains)) + 1
+        noise = GATE_ERROR * self._facts.users / math.sqrt(self._facts.partners * width)
+        low, high = GATE_SHARES
+        share = min(max(1.0 / (noise * self._mu) ** 2, low), high)
+        error = self._noise(share) * math.sqrt(self._facts.partners * width) / self._facts.users
+        self._reasons.append(f"The gate gets {share:.1%} of the budget: its scores then have a standard error of "
+                             f"{error:.2g} from noise.")  # fmt: skip
+        return share
 
     def _explain(self, items: int, pairs: float) -> None:
         facts = self._facts

@@ -28,6 +28,11 @@ class CollaborationConfig(Strict):
     noise_penalty: NonNegative = 3.0
 
 
+GATE_METRIC: MetricName = "recall_at_20"
+"""What the gate compares unless a plan says otherwise. A hit counts a whole 1 against the bound of 1, while ndcg of a
+typical hit is a third: two rungs stand three times as far apart in it, in units of the same noise."""
+
+
 class GateConfig(Strict):
     """Whether the exported model has to prove itself against what costs less, on the partners' validation items.
 

@@ -35,9 +35,14 @@ _TERMS: Final = {
 
 def rungs_of(config: RunConfig) -> tuple[str, ...]:
     """The rungs that a plan has, from the simplest up."""
-    without = () if config.collaboration.items else ("pairs", "collaboration")
+    return rung_names(pairs=config.collaboration.items > 0, trained=config.training.rounds > 0)
+
+
+def rung_names(*, pairs: bool, trained: bool) -> tuple[str, ...]:
+    """The rungs of a plan that releases pairs, or trains, or neither; from the simplest up."""
+    without = () if pairs else ("pairs", "collaboration")
     below = tuple(name for name in _TERMS if name not in without)
-    return (*below, TRAINED) if config.training.rounds else below
+    return (*below, TRAINED) if trained else below
 
 
 def kept_terms(config: RunConfig, rung: str) -> npt.NDArray[np.float32]:

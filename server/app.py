@@ -147,13 +147,13 @@ def _collaborate(  # noqa: PLR0917 - the parts of one round
     if not config.collaboration.items:
         return snapshot, {}
     folder = journal.path.parent
-    scorer = collaboration.find(folder, snapshot)
+    scorer = collaboration.find(folder, config, snapshot)
     if not scorer:
         selected = collaboration.selection(config, snapshot)
         triangle, noise, facts = release_pairs(grid, config, enrolment, sites, selected)
         journal.write("pairs", items=config.collaboration.items, **facts.to_json())
         scorer, found = collaboration.make_scorer(config, folder.parent / "features", selected, triangle, noise)
-        collaboration.keep(folder, scorer, found)
+        collaboration.keep(folder, config, scorer, found)
     digest = arrays_digest(scorer)
     journal.write("scorer", scorer=digest, **send_scorer(grid, config, enrolment, sites, scorer).to_json())
     return replace(snapshot, scorer=digest), scorer

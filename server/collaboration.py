@@ -59,14 +59,17 @@ def make_scorer(
     return {SCORER: found.weights_MM, **selected}, facts
 
 
-def keep(folder: Path, scorer: Arrays, facts: Mapping[str, Any]) -> None:
+def keep(folder: Path, config: RunConfig, scorer: Arrays, facts: Mapping[str, Any]) -> None:
     """Write both files, the scorer last: it is what makes the other count."""
-    write_atomically(folder / _FACTS, json.dumps(dict(facts), indent=1, sort_keys=True).encode())
+    known = {**facts, "plan_digest": config.digest, "scorer": arrays_digest(scorer)}
+    write_atomically(folder / _FACTS, json.dumps(known, indent=1, sort_keys=True).encode())
     write_atomically(folder / _FILE, save(scorer))
 
 
-def find(folder: Path, snapshot: Snapshot) -> Arrays:
+def find(folder: Path, config: RunConfig, snapshot: Snapshot) -> Arrays:
     """The scorer that was made before; nothing if there is none yet.
+
+    A scorer of another plan, or a damaged one that no round was trained with, is none: it is made again.
 
     Raises:
         ModelError: the snapshot belongs to another scorer, or to one that is gone.
@@ -80,13 +83,17 @@ def find(folder: Path, snapshot: Snapshot) -> Arrays:
             f"{folder / _FILE} is not the scorer {snapshot.scorer[:12]} that round {snapshot.round} was made with",
             remedy="Restore the file, or begin a new run",
         )
-    return scorer
+    facts = found_facts(folder)
+    own = (facts.get("plan_digest"), facts.get("scorer")) == (config.digest, arrays_digest(scorer))
+    return scorer if own else {}
 
 
 def found_facts(folder: Path) -> Mapping[str, Any]:
-    """What was found when the scorer was made; nothing without one."""
-    path = folder / _FACTS
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    """What was found when the scorer was made; nothing without one, or where the file is damaged."""
+    try:
+        return dict(json.loads((folder / _FACTS).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _vectors(config: RunConfig, features: Path, places: np.ndarray[Any, np.dtype[np.int64]]) -> Vectors:

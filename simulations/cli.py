@@ -10,7 +10,7 @@ import typer
 from click.core import ParameterSource
 
 from mmrec_model.config import HEADS, TrainingConfig
-from mmrec_model.config_ladder import EvaluationConfig
+from mmrec_model.config_ladder import GATE_METRIC, EvaluationConfig
 from mmrec_model.data.split_rules import SplitRule
 from simulations import options
 
@@ -123,7 +123,7 @@ def simulate(  # noqa: PLR0917 - one argument per option
                 scope=scope,
                 split=rule,
                 pairs=pairs,
-                gate="ndcg_at_10" if gate else None,
+                gate=GATE_METRIC if gate else None,
                 transform=workspace.transform_with(impute, quarantine),
             )
             if rule is not None:

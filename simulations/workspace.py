@@ -35,7 +35,7 @@ from mmrec_model.config import (
     TransformConfig,
     TunedTextConfig,
 )
-from mmrec_model.config_ladder import EvaluationConfig
+from mmrec_model.config_ladder import GATE_METRIC, EvaluationConfig
 from mmrec_model.config_reader import parse_config
 from mmrec_model.config_types import MetricName
 from mmrec_model.data.catalogue import open_catalogue
@@ -115,7 +115,7 @@ class Recipe:
     features: Path | None = None
     scope: Scope = "fusion"
     pairs: bool = True
-    gate: MetricName | None = "ndcg_at_10"
+    gate: MetricName | None = GATE_METRIC
     split: SplitRule | None = None
     transform: TransformConfig = field(default_factory=TransformConfig)
 

@@ -1,4 +1,4 @@
-"""A target is split over the rungs from public numbers: it is kept, almost all of it is used, and every choice is told."""
+"""A target is split over the rungs from public numbers: it is kept, almost all is used, and every choice is told."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 
 from mmrec_model.budgeting import (
     FEWEST_ITEMS,
+    GATE_ERROR,
+    GATE_SHARES,
     MOST_ITEMS,
     Budget,
     PublicFacts,
@@ -22,6 +24,7 @@ from mmrec_model.errors import PrivacyError
 from mmrec_model.planning import plan_events
 from mmrec_model.privacy.accounting import epsilon
 from mmrec_model.privacy.events import NonPrivate
+from mmrec_model.privacy.gaussian_dp import gaussian_mu
 
 DELTA = 1e-5
 MANY, FEW = PublicFacts(users=10_000, partners=1, items=300), PublicFacts(users=100, partners=5, items=300)
@@ -61,7 +64,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("target", "facts", "pairs", "gate", "training", "metrics"), CASES)
-def test_the_whole_plan_costs_at_most_the_target_and_almost_all_of_it(
+def test_the_whole_plan_costs_at_most_the_target_and_almost_all_of_it(  # noqa: PLR0917 - what a plan may have
     target: float,
     facts: PublicFacts,
     pairs: bool,
@@ -150,9 +153,18 @@ def test_what_is_not_wished_for_is_not_planned_and_its_share_goes_to_the_rest() 
 )
 def test_the_reasons_name_the_decision(facts: PublicFacts, pairs: bool, training: TrainingConfig, words: str) -> None:
     reasons = planned(4.0, training, facts, Wish(pairs=pairs)).reasons
-    assert len(reasons) == 2
+    assert len(reasons) == 3
+    assert any(reason.startswith("The gate gets") for reason in reasons)
     assert words in " ".join(reasons)
     assert all(reason.endswith(".") for reason in reasons)
+
+
+def test_the_gate_gets_the_share_that_its_error_asks_for_and_never_more_than_its_most() -> None:
+    many, few = (planned(4.0, SHORT, PublicFacts(users, 1, 300)) for users in (3_000, 500))
+    mu = gaussian_mu(4.0, 1e-5)
+    assert 1.0 / (many.gate.noise_multiplier * mu) ** 2 < 1.0 / (few.gate.noise_multiplier * mu) ** 2
+    assert 1.0 / (few.gate.noise_multiplier * mu) ** 2 == pytest.approx(GATE_SHARES[1])
+    assert many.gate.noise_multiplier * math.sqrt(7) / 3_000 == pytest.approx(GATE_ERROR, rel=1e-6)
 
 
 def test_the_share_of_the_pairs_follows_their_signal() -> None:

@@ -9,13 +9,18 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from client import outbox
+from client.charge import RELEASES
 from client.release import answer
 from client.site import Site
+from mmrec_model.config import RunConfig
+from mmrec_model.config_ladder import CollaborationConfig, GateConfig
+from mmrec_model.model.recommender import initial_state
 from mmrec_model.privacy.ledger import Ledger
-from mmrec_model.protocol import Arrays, Kind, Request
+from mmrec_model.protocol import SCORER, SELECTED, Arrays, Kind, Request, arrays_digest, state_digest
 from simulations.kill_trials import COSTLY, POINTS, SEVERAL, KillTable, Order, fork_server, live, run_trials, trial_of
 from simulations.kill_verdict import Verdict, judge, replies_seen
 from simulations.small_site import SmallSites, make_small_sites
@@ -138,6 +143,59 @@ def killed_while(name: str, site: Site, asked: tuple[Kind, Request, Arrays], mon
 
 def popularity(sites: SmallSites) -> tuple[Kind, Request, Arrays]:
     return Kind.POPULARITY, Request(sites.config.run_id, 0, sites.config.model_dump_json()), {}
+
+
+def laddered(sites: SmallSites) -> RunConfig:
+    """The plan of the small sites with pairs and a gate."""
+    parts = {
+        "model": sites.config.model.model_copy(update={"collaboration_weight": 0.3}),
+        "collaboration": CollaborationConfig(items=6, noise_multiplier=5.0),
+        "gate": GateConfig(metric="mrr", noise_multiplier=5.0),
+    }
+    return sites.config.model_copy(update=parts)
+
+
+def ladder_request(config: RunConfig, kind: Kind) -> tuple[Kind, Request, Arrays]:
+    """PAIRS, or COMPARE of the untrained state with a scorer that the site has."""
+    plan, selected = config.model_dump_json(), {SELECTED: np.arange(6, dtype=np.float32)}
+    scorer = selected | {SCORER: np.ones((6, 6), np.float32)}
+    if kind is not Kind.COMPARE:
+        arrays = selected if kind is Kind.PAIRS else scorer
+        return kind, Request(config.run_id, 0, plan, arrays_digest(arrays)), arrays
+    state = initial_state(config) | {"prior": np.linspace(0, 1, config.features.items).astype(np.float32)}
+    named = arrays_digest(scorer)
+    return kind, Request(config.run_id, config.training.rounds + 1, plan, state_digest(state, named), named), state
+
+
+def attempts(site: Site, kind: str) -> list[int]:
+    with site.open_ledger() as ledger:
+        return [one.whole("attempt") for one in ledger.records if one.body.get("kind") == kind]
+
+
+@pytest.mark.parametrize("kind", [Kind.PAIRS, Kind.COMPARE])
+@pytest.mark.parametrize(("where", "charges"), [("keep", 2), ("commit", 1)])
+def test_a_kill_between_the_steps_of_pairs_or_comparison_loses_no_reply_that_was_kept_and_charges_no_second_time(
+    kind: Kind, where: str, charges: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between reserve and kept reply an attempt is lost and stays spent; after it the same bytes leave for nothing."""
+    sites = make_small_sites(tmp_path)
+    config, root = laddered(sites), sites.copy("site")
+    site = Site.open(root)
+    assert answer(site, *ladder_request(config, Kind.SCORER)).reply.refusal == ""
+    asked = ladder_request(config, kind)
+    killed_while(where, site, asked, monkeypatch)
+    kept = [path.read_bytes() for path in site.outbox.glob("*.safetensors")]
+    assert len(kept) == charges % 2
+    first = answer(Site.open(root), *asked)
+    again = answer(Site.open(root), *asked)
+    assert first.reply.refusal == again.reply.refusal == ""
+    assert arrays_digest(first.arrays) == arrays_digest(again.arrays)
+    (name,) = first.arrays
+    assert all(first.arrays[name].tobytes() in content for content in kept), "what was kept before the kill is sent"
+    assert attempts(site, RELEASES[kind]) == list(range(charges))
+    with Site.open(root).open_ledger() as ledger:
+        assert len(ledger.dangling()) == charges - 1
+        assert len(ledger.spent()) == charges
 
 
 def test_the_next_start_tells_the_operator_what_the_crash_has_cost(

@@ -26,13 +26,13 @@ from client.app import app as client_app
 from client.policy import Policy, read_policy
 from client.site import Site
 from mmrec_model.config import RunConfig
-from mmrec_model.config_ladder import EvaluationConfig
+from mmrec_model.config_ladder import CollaborationConfig, EvaluationConfig, GateConfig
 from mmrec_model.data.writing import write_partner
 from mmrec_model.errors import BudgetExhausted
 from mmrec_model.model.recommender import initial_state
 from mmrec_model.planning import training_event
 from mmrec_model.privacy.events import to_record
-from mmrec_model.protocol import ARRAYS, FIELDS, Kind, Reply, Request, arrays_digest
+from mmrec_model.protocol import ARRAYS, FIELDS, Kind, Reply, Request, arrays_digest, state_digest
 from server.messages import pack
 from simulations.loopback import LoopbackGrid
 from simulations.small_site import SmallSites, make_small_sites
@@ -71,6 +71,49 @@ def metrics_request(config: RunConfig) -> tuple[Kind, RecordDict]:
     asked = config.model_copy(update={"evaluation": evaluation})
     _, content = train_request(asked)
     return Kind.EVALUATE, content
+
+
+def laddered(config: RunConfig, history: int = 4) -> RunConfig:
+    """The same plan with pairs of 5 items and a gate."""
+    parts = {
+        "model": config.model.model_copy(update={"collaboration_weight": 0.3}),
+        "collaboration": CollaborationConfig(items=5, history=history, noise_multiplier=50.0),
+        "gate": GateConfig(metric="mrr", noise_multiplier=50.0),
+    }
+    return config.model_copy(update=parts)
+
+
+def ladder_request(kind: Kind, *, plain: bool = False, items: int = 5, history: int = 4, **changes: Any) -> Ask:
+    """PAIRS, SCORER or COMPARE of that plan, or `plain`ly of one without such a release; with changed fields."""
+
+    def ask(config: RunConfig) -> tuple[Kind, RecordDict]:
+        asked = config if plain else laddered(config, history)
+        selected = np.arange(items, dtype=np.float32)
+        state, number = {"selected": selected}, 0
+        if kind is Kind.SCORER:
+            state["scorer"] = np.ones((items, items), np.float32)
+        if kind is Kind.COMPARE:
+            state = initial_state(asked) | {"prior": np.zeros(asked.features.items, np.float32)}
+            number = asked.training.rounds + 1
+        named = state_digest(state, str(changes.get("scorer", "")))
+        values = {"run_id": asked.run_id, "round": number, "plan": asked.model_dump_json(), "model_digest": named}
+        return kind, pack(Request(**{**values, **changes}), state)
+
+    return ask
+
+
+def scorer_answered(root: Path) -> None:
+    """The site has a scorer, and damage came over it."""
+    config, site = laddered(the_plan(root)), Site.open(root)
+    state = {"selected": np.arange(5, dtype=np.float32), "scorer": np.ones((5, 5), np.float32)}
+    request = Request(config.run_id, 0, config.model_dump_json(), arrays_digest(state))
+    assert release.answer(site, Kind.SCORER, request, state).reply.refusal == ""
+    filled("inbox/scorer.safetensors")(root)
+
+
+def scorer_of_damaged_site() -> Ask:
+    state = {"selected": np.arange(5, dtype=np.float32), "scorer": np.ones((5, 5), np.float32)}
+    return ladder_request(Kind.COMPARE, scorer=arrays_digest(state))
 
 
 def bare(config: RunConfig) -> tuple[Kind, RecordDict]:
@@ -228,6 +271,38 @@ REFUSALS: dict[str, tuple[str, Spoil, Ask]] = {
         policy_of(allowed_metrics=["mrr"], max_metric_releases=2),
         metrics_request,
     ),
+    "pairs not allowed": ("release", policy_of(allowed_releases=["popularity", "train"]), ladder_request(Kind.PAIRS)),
+    "comparison not allowed": (
+        "release",
+        policy_of(allowed_releases=["popularity", "train", "pairs"]),
+        ladder_request(Kind.COMPARE, scorer="0" * 64),
+    ),
+    "pairs of too many items": ("pair-items", policy_of(max_pair_items=4), ladder_request(Kind.PAIRS)),
+    "no pairs at all": ("pair-items", policy_of(max_pair_items=0), ladder_request(Kind.PAIRS)),
+    "long pairs": (
+        "pair-history",
+        policy_of(max_history=20),
+        ladder_request(Kind.PAIRS, history=21),
+    ),
+    "pairs in a plan without": ("protocol", nothing, ladder_request(Kind.PAIRS, plain=True)),
+    "scorer in a plan without": ("protocol", nothing, ladder_request(Kind.SCORER, plain=True)),
+    "comparison in a plan without": ("protocol", nothing, ladder_request(Kind.COMPARE, plain=True)),
+    "pairs in round 1": ("protocol", nothing, ladder_request(Kind.PAIRS, round=1)),
+    "scorer in round 1": ("protocol", nothing, ladder_request(Kind.SCORER, round=1)),
+    "comparison in the last round": ("protocol", nothing, ladder_request(Kind.COMPARE, round=3)),
+    "comparison after it": ("protocol", nothing, ladder_request(Kind.COMPARE, round=5)),
+    "pairs of fewer items": ("protocol", nothing, ladder_request(Kind.PAIRS, items=4)),
+    "scorer of another size": ("protocol", nothing, ladder_request(Kind.SCORER, items=6)),
+    "scorer of another digest": ("protocol", nothing, ladder_request(Kind.SCORER, model_digest="0" * 64)),
+    "scorer that never came": ("protocol", nothing, ladder_request(Kind.COMPARE, scorer="0" * 64)),
+    "damaged scorer": ("protocol", scorer_answered, scorer_of_damaged_site()),
+    "comparison without its scorer": ("protocol", nothing, ladder_request(Kind.COMPARE)),
+    "training with a scorer that the plan lacks": (
+        "protocol",
+        nothing,
+        lambda config: train_request(config, scorer="0" * 64),
+    ),
+    "inbox is a file": ("site", as_file("inbox"), ladder_request(Kind.SCORER)),
     "too dear": ("budget", policy_of(max_epsilon=0.1), train_request),
     "changed plan": ("plan-changed", answered_once, other("training", learning_rate=0.5)),
     "changed state": ("round-changed", other_state_answered, train_request),

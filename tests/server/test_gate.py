@@ -124,7 +124,8 @@ def test_an_exported_rung_ranks_like_that_rung_and_not_like_what_was_trained(run
     np.testing.assert_array_equal(found, score_catalogue(model_of_state(config, expected), items, HISTORIES))
     whole = score_catalogue(model_of_state(config, {**snapshot.travelling, **scorer}), items, HISTORIES)
     assert np.array_equal(found, whole) == (rung == TRAINED)
-    assert (final.digest != snapshot.digest) and (final.scorer == snapshot.scorer)
+    assert final.digest != snapshot.digest
+    assert final.scorer == snapshot.scorer
 
 
 def test_what_popularity_exports_ranks_by_the_prior_for_everyone(tmp_path: Path) -> None:

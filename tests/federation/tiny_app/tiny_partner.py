@@ -14,12 +14,14 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from mmrec_model.collaboration.pairs import triangle_size
 from mmrec_model.config import RunConfig
+from mmrec_model.ladder import rungs_of
 from mmrec_model.privacy.heads import Head, sign_growth, sign_head
 from mmrec_model.privacy.keys import SigningKey
 from mmrec_model.privacy.merkle import MerkleTree
 from mmrec_model.privacy.witness import expected_deviation, witness_size
-from mmrec_model.protocol import ARRAYS, FIELDS, PROTOCOL_VERSION, WITNESS, Kind
+from mmrec_model.protocol import ARRAYS, COMPARED, FIELDS, PAIRS, PROTOCOL_VERSION, WITNESS, Kind
 
 app = ClientApp()
 
@@ -34,6 +36,12 @@ def answer(message: Message, context: Context) -> Message:
     if kind == Kind.POPULARITY:
         items = json.loads(request["plan"])["features"]["items"]
         arrays = {"counts": draw.poisson(np.arange(items) * users / 20).astype(np.float32)}
+    elif kind == Kind.PAIRS:
+        items = json.loads(request["plan"])["collaboration"]["items"]
+        arrays = {PAIRS: (20.0 + draw.normal(size=triangle_size(items))).astype(np.float32)}
+    elif kind == Kind.COMPARE:
+        rungs = len(rungs_of(RunConfig.model_validate_json(request["plan"])))
+        arrays = {COMPARED: (users * np.append(draw.uniform(0.1, 0.9, size=rungs), 1.0)).astype(np.float32)}
     elif kind == Kind.TRAIN:
         state = {name: array.numpy() for name, array in message.content.array_records[ARRAYS].items()}
         del state["prior"]
@@ -93,4 +101,7 @@ def own_site(context: Context) -> Path:
 app.query("describe")(answer)
 app.query("receipt")(answer)
 app.train("popularity")(answer)
+app.train("pairs")(answer)
+app.query("scorer")(answer)
+app.evaluate("compare")(answer)
 app.train()(answer)
