@@ -10,6 +10,8 @@ import pytest
 
 from mmrec_model.budgeting import (
     FEWEST_ITEMS,
+    GATE_ERROR,
+    GATE_SHARES,
     MOST_ITEMS,
     Budget,
     PublicFacts,
@@ -22,6 +24,7 @@ from mmrec_model.errors import PrivacyError
 from mmrec_model.planning import plan_events
 from mmrec_model.privacy.accounting import epsilon
 from mmrec_model.privacy.events import NonPrivate
+from mmrec_model.privacy.gaussian_dp import gaussian_mu
 
 DELTA = 1e-5
 MANY, FEW = PublicFacts(users=10_000, partners=1, items=300), PublicFacts(users=100, partners=5, items=300)
@@ -163,6 +166,14 @@ def test_the_reasons_name_the_decision(facts: PublicFacts, pairs: bool, training
     assert sum(reason.startswith("The gate gets") for reason in reasons) == 1
     assert words in " ".join(reasons)
     assert all(reason.endswith(".") for reason in reasons)
+
+
+def test_the_gate_gets_the_share_that_its_error_asks_for_and_never_more_than_its_most() -> None:
+    many, few = (planned(4.0, SHORT, PublicFacts(users, 1, 300)) for users in (3_000, 500))
+    mu = gaussian_mu(4.0, 1e-5)
+    assert 1.0 / (many.gate.noise_multiplier * mu) ** 2 < 1.0 / (few.gate.noise_multiplier * mu) ** 2
+    assert 1.0 / (few.gate.noise_multiplier * mu) ** 2 == pytest.approx(GATE_SHARES[1])
+    assert many.gate.noise_multiplier * math.sqrt(7) / 3_000 == pytest.approx(GATE_ERROR, rel=1e-6)
 
 
 def test_the_share_of_the_pairs_follows_their_signal() -> None:
