@@ -1,7 +1,7 @@
 """The declared search space: eight configurations of every rival, the same for every data set.
 
 The values span what the sources and the public comparisons use. Those of DPALS were laid out after a random search of
-some 400 configurations on the validation items of X-Wines Slim, which favours that rival there beyond its eight. Raw
+some 500 configurations on the validation items of X-Wines Slim, which favours that rival there beyond its eight. Raw
 popularity has nothing to choose. What cannot run on a catalogue, because of its size or for want of features, has no
 grid.
 """

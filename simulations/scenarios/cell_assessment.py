@@ -153,6 +153,7 @@ def _ladder(done: Finished, state: Arrays, systems: Systems, chosen: Systems, me
     rungs = floor_ranks(config, items, panel, state) | upper_rung_ranks(config, items, panel, state)
     return CellLadder(
         rung=gate["rung"],
+        metric=gate["metric"],
         released={name: Estimate(**mean) for name, mean in released.items()},
         spent=None
         if config.privacy.mechanism == "none"

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from mmrec_model.config_types import Digest, Strict
 from mmrec_model.errors import DataError
 from mmrec_model.storage import write_atomically
-from simulations.run_record import Amount, Finite, Metrics, Natural, Share, Verdict, Versions
+from simulations.run_record import Amount, Finite, MetricName, Metrics, Natural, Share, Verdict, Versions
 
 SCHEMA: Literal[2] = 2
 GRID_FILE = "grid.json"
@@ -58,6 +58,7 @@ class CellLadder(Strict):
 
     Attributes:
         rung: what the gate exported.
+        metric: that the gate compares.
         released: the noised scores that it saw, by rung, with the errors of their noise; empty without a figure.
         spent: the largest epsilon of any partner's own ledger; null without privacy.
         pairs: items whose pairs were released.
@@ -68,6 +69,7 @@ class CellLadder(Strict):
     """
 
     rung: str
+    metric: MetricName
     released: dict[str, Estimate]
     spent: Amount | None
     pairs: Natural

@@ -140,6 +140,7 @@ def _rung(place: Place, files: Sequence[CellFile]) -> Rung:
         noise=place[1],
         exported=dict(Counter(ladder.rung for ladder in ladders)),
         pairs=ladders[0].pairs,
+        metric=ladders[0].metric,
         released={rung: ladders[0].released[rung] for rung in RUNGS if rung in ladders[0].released},
         spent=max(spent, default=None),
         traffic={

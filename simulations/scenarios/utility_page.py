@@ -5,17 +5,18 @@ Every number stands in `grid.json`. What is not certain is said as plainly as wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from simulations.figures import metric_label
 from simulations.report import page_environment
 from simulations.report_numbers import four, plain_delta, with_error
 from simulations.scenarios.grid_record import EXPORTED, Estimate, Traffic
 from simulations.scenarios.rival_record import RivalRecord
 from simulations.scenarios.utility_figures import label, utility_figure
-from simulations.scenarios.utility_findings import RUNGS, SYSTEMS
+from simulations.scenarios.utility_findings import RUNGS, SYSTEMS, Place
 from simulations.scenarios.utility_goals import COLD_EPSILON, ONE_ROUND
 from simulations.scenarios.utility_record import Goal, Rung, SystemEntry, UtilityGrid
 
@@ -78,6 +79,7 @@ def render_utility(record: UtilityGrid) -> str:
             goals=goal_rows(record),
             goal_noises=list(dict.fromkeys(goal.noise for goal in found.goals)),
             gates=[_gate_row(rung) for rung in found.rungs],
+            gate_metric=metric_label(found.rungs[0].metric) if found.rungs else "",
             gate_rungs=[name for name in RUNGS if any(name in rung.released for rung in found.rungs)],
             cold=[one for one in found.cold if one.systems[EXPORTED].users >= ENOUGH_USERS],
             cold_systems=[name for name in SYSTEMS if any(name in one.systems for one in found.cold)],
@@ -158,38 +160,59 @@ def lede(record: UtilityGrid) -> str:
 
 
 def words(record: UtilityGrid) -> list[str]:
-    """What the tables say together: the cost of many draws, of the gate's own noise, and the rungs for cold items."""
+    """What the tables say together: many draws of noise, the gate's own noise, staying alone, and cold items."""
     systems = record.findings.systems
-    own = {(one.epsilon, one.noise): one.ndcg.value for one in systems if one.kind == "exported"}
-    sentences = []
+    own = {(one.epsilon or "", one.noise or ""): one.ndcg.value for one in systems if one.kind == "exported"}
+    return [*_cost_of_many_draws(own), *_cost_of_the_gate(systems, own), *_alone(systems, own), *_cold_items(record)]
+
+
+def _cost_of_many_draws(own: Mapping[Place, float]) -> Iterator[str]:
     costs = [
         f"{own[epsilon, 'central'] - value:.4f} at ε {epsilon}"
         for (epsilon, noise), value in own.items()
         if noise == "local" and epsilon != "inf" and (epsilon, "central") in own
     ]
     if costs:
-        sentences.append(f"Many draws of noise instead of one cost the exported model {', '.join(costs)} in ndcg@10.")
-    lost = {
-        (one.epsilon, one.noise): one.ndcg.value - own[one.epsilon, one.noise]
-        for one in sorted(systems, key=lambda one: one.ndcg.value)
-        if one.kind == "rung"
-    }
+        yield f"Many draws of noise instead of one cost the exported model {', '.join(costs)} in ndcg@10."
+
+
+def _cost_of_the_gate(systems: Sequence[SystemEntry], own: Mapping[Place, float]) -> Iterator[str]:
+    best: dict[Place, float] = {}
+    for one in systems:
+        if one.kind == "rung":
+            place = one.epsilon or "", one.noise or ""
+            best[place] = max(best.get(place, 0.0), one.ndcg.value)
+    lost = {place: value - own[place] for place, value in best.items()}
     if lost:
         (epsilon, noise), most = max(lost.items(), key=lambda pair: pair[1])
-        place = "without privacy" if epsilon == "inf" else f"at ε {epsilon}"
-        sentences.append(
-            f"The gate sees noised validation scores alone. It missed the rung that is best on the test items by "
-            f"{most:.4f} at most ({place}, {noise} noise), and by {sum(lost.values()) / len(lost):.4f} on average."
+        where = "without privacy" if epsilon == "inf" else f"at ε {epsilon}"
+        yield (
+            "The gate sees noised validation scores alone. It missed the rung that is best on the test items by "
+            f"{most:.4f} at most ({where}, {noise} noise), and by {sum(lost.values()) / len(lost):.4f} on average."
         )
+
+
+def _alone(systems: Sequence[SystemEntry], own: Mapping[Place, float]) -> Iterator[str]:
+    alone = [one for one in systems if one.kind == "rival" and one.system.startswith("local_")]
+    if alone:
+        best = max(alone, key=lambda one: one.validation)
+        below = [place for place, value in own.items() if value < best.ndcg.value]
+        told = ", ".join(f"ε {epsilon} with {noise} noise" for epsilon, noise in below) or "no ε"
+        yield (
+            f"Partners that stay alone pay no price and reach {four(best.ndcg.value)} with {label(best.system)}, on "
+            f"average over all users; the exported model is below that at {told}."
+        )
+
+
+def _cold_items(record: UtilityGrid) -> Iterator[str]:
     for one in record.findings.cold:
         if one.held_out and (one.epsilon, one.noise) == (COLD_EPSILON, "central"):
             times = {name: found.recall.value / found.chance for name, found in one.systems.items()}
             told = ", ".join(f"{label(name)} {value:.1f}" for name, value in times.items())
-            sentences.append(
-                f"Items that nobody trained on, at ε {COLD_EPSILON} and central noise, in multiples of chance: {told}. "
-                "Popularity and pairs know nothing of such items and put them behind all others."
+            yield (
+                f"Recall of items that nobody trained on, at ε {COLD_EPSILON} and central noise, in times chance: "
+                f"{told}. Popularity and pairs know nothing of such items."
             )
-    return sentences
 
 
 def limits(record: UtilityGrid) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from mmrec_model.config_types import Strict
-from simulations.run_record import Amount, Finite, Natural, Share
+from simulations.run_record import Amount, Finite, MetricName, Natural, Share
 from simulations.scenarios.grid_record import ColdRecord, Estimate, GridRecord, Traffic
 from simulations.scenarios.rival_record import RivalRecord
 
@@ -41,12 +41,13 @@ class SystemEntry(Strict):
 
 
 class Rung(Strict):
-    """What the gate did in the cells of one price and noise: exported rung -> cells, and pairs of how many items."""
+    """What the gate did in the cells of one price and noise: exported rung -> cells, and what it saw."""
 
     epsilon: str
     noise: str
     exported: dict[str, Natural]
     pairs: Natural
+    metric: MetricName
     released: dict[str, Estimate]
     spent: Amount | None
     traffic: dict[str, Traffic]
