@@ -177,9 +177,9 @@ def test_the_commands_of_the_page_run(
     app = typer.Typer()
     register(app)
     counts = []
-    for line, smaller in zip(lines, ("modalities=text", "fusion=attention"), strict=True):
+    for line, smaller in zip(lines, ("modalities=text", "fusion=attention", "fusion=decision"), strict=True):
         words = [str(tmp_path / word) if word.startswith("runs/") else word for word in line.split()]
         more = ("--data", str(small_partner), *SETTINGS, "--only", smaller, "--only", "modalities=text")
         assert CliRunner().invoke(app, [*words, *more]).exit_code == 0
         counts.append(len(read_grid(tmp_path / "runs/grid", ModalityGrid).cells))
-    assert counts == [2, 3]
+    assert counts == [2, 3, 4]
