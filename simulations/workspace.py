@@ -340,7 +340,7 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
         max_steps=max(1, config.training.rounds * config.training.local_steps),
         max_sample_rate=config.training.sample_rate,
         allowed_metrics=config.evaluation.metrics if releases else (),
-        min_metric_noise_multiplier=config.evaluation.noise_multiplier,
+        min_metric_noise_multiplier=_least_metric_noise(config),
         max_metric_releases=max(1, releases),
         max_pair_items=config.collaboration.items,
         max_trained_weights=sum(array.size for array in initial_state(config).values()),
@@ -368,3 +368,11 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
     ]
     write_partners(coordinator, {site.config.name: site.public_key for site in sites})
     return sites
+
+
+def _least_metric_noise(config: RunConfig) -> float:
+    """Noise of the metrics or of the gate's comparison, whichever is less and released."""
+    released = [config.evaluation.noise_multiplier] if config.evaluated_rounds else []
+    if config.gate.metric is not None:
+        released.append(config.gate.noise_multiplier)
+    return min(released, default=0.0)

@@ -277,6 +277,11 @@ REFUSALS: dict[str, tuple[str, Spoil, Ask]] = {
         policy_of(allowed_releases=["popularity", "train", "pairs"]),
         ladder_request(Kind.COMPARE, scorer="0" * 64),
     ),
+    "comparison with little noise": (
+        "metric-noise",
+        policy_of(min_metric_noise_multiplier=51.0),
+        ladder_request(Kind.COMPARE, scorer="0" * 64),
+    ),
     "pairs of too many items": ("pair-items", policy_of(max_pair_items=4), ladder_request(Kind.PAIRS)),
     "no pairs at all": ("pair-items", policy_of(max_pair_items=0), ladder_request(Kind.PAIRS)),
     "long pairs": (

@@ -26,7 +26,7 @@ from mmrec_model.data.writing import write_partner
 from mmrec_model.evaluation.partner_quality import gains
 from mmrec_model.evaluation.ranking import Ranks, chance_level, per_user, ranking_metrics, standard_errors
 from mmrec_model.features.folder import open_bundle, write_bundle
-from mmrec_model.model.recommender import build_model, initial_state
+from mmrec_model.model.recommender import initial_state
 from mmrec_model.protocol import PRIOR, Arrays
 from server.app import coordinate
 from simulations.assessment import baseline_ranks, floor_ranks, model_ranks
@@ -119,7 +119,7 @@ class Federation:
     def systems(self, state: Arrays) -> dict[str, Ranks]:
         """Every system of a report."""
         panel = self.panel()
-        floors = floor_ranks(panel, build_model(self.config), self.sites[0].items.with_prior(state[PRIOR]))
+        floors = floor_ranks(self.config, self.sites[0].items, panel, state)
         return {"federated": self.ranks(panel, state), **floors, **baseline_ranks(panel)}
 
 
