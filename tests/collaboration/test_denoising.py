@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmrec_model.collaboration.denoising import denoise
+from mmrec_model.collaboration.denoising import _Filter, denoise
 
 M, USERS, GROUPS = 60, 1500, 6
 
@@ -81,3 +81,21 @@ def test_the_stated_size_of_the_error_is_right_within_a_factor_of_three_and_belo
         made = np.linalg.norm(found.pairs_MM - pairs, 2)
         assert made / 3 < found.remaining < 3 * made
         assert found.remaining < 2.0 * deviation * np.sqrt(M)
+
+
+def test_the_filter_is_the_best_linear_estimate_under_its_model() -> None:
+    """The mean of a matrix normal given its noised entries, by one solution over all of them."""
+    rng = np.random.default_rng(4)
+    items, deviation, logs = 5, 1.7, np.array([0.3, -0.5])
+    counts = rng.uniform(1.0, 9.0, items)
+    rows = rng.normal(size=(items, 2))
+    noised_MM = noised(np.outer(counts, counts) / counts.sum(), 3.0, seed=1)
+    found = _Filter(noised_MM, counts, [np.eye(items), rows @ rows.T], deviation)
+    covariance = (np.exp(0.3) * np.eye(items) + np.exp(-0.5) * rows @ rows.T) * np.sqrt(np.outer(counts, counts))
+    whole = np.kron(covariance, covariance)
+    excess = (noised_MM - found.independent).ravel()
+    expected = whole @ np.linalg.solve(whole + deviation**2 * np.eye(items**2), excess)
+    estimate, _, kept = found.apply(logs)
+    np.testing.assert_allclose((estimate - found.independent).ravel(), expected, rtol=1e-8, atol=1e-10)
+    shares = np.linalg.eigvalsh(whole) / (np.linalg.eigvalsh(whole) + deviation**2)
+    assert kept == pytest.approx(shares.mean())
