@@ -119,7 +119,7 @@ def test_released_metrics_are_in_the_record_and_in_the_price(data: Path, tmp_pat
         (2, True, 2),
     ]
     assert {entry.central_users for entry in record.evaluations} == {USERS}
-    counts = [event["count"] for event in record.privacy.plan if event["type"] == "gaussian_release"]
+    counts = [event["count"] for event in record.privacy.plan if event["type"] == "gaussian"]
     assert counts == [1, 2, 1], "popularity, metrics, gate"
     assert record.privacy.epsilon == pytest.approx(8.0, abs=0.02)
     assert all(partner.epsilon == pytest.approx(record.privacy.epsilon) for partner in record.partners)
