@@ -18,6 +18,7 @@ from mmrec_model.config_ladder import EvaluationConfig
 from mmrec_model.data.dataset import PartnerDataset
 from mmrec_model.ladder import rungs_of
 from mmrec_model.model.items import Items
+from mmrec_model.model.recommender import initial_state
 from mmrec_model.model.state import state_of_rung
 from mmrec_model.privacy.noise import GaussianNoise
 from mmrec_model.protocol import Arrays
@@ -57,9 +58,10 @@ def compare(
     if config.gate.metric is None:
         raise ValueError("the plan has no gate")
     asked, seed = EvaluationConfig(metrics=(config.gate.metric,)), noise.integer()
+    untrained = initial_state(config, encoder_source=encoder_source)
     columns = []
     for rung in rungs_of(config):
-        score = state_scorer(config, catalogue, state_of_rung(config, state, rung), encoder_source, own)
+        score = state_scorer(config, catalogue, state_of_rung(config, state, rung, untrained), encoder_source, own)
         vectors = user_vectors(asked, dataset, score, seed=seed)
         columns.append(vectors[:, 0])
     total = np.append(np.sum(columns, axis=1), vectors[:, 1].sum())

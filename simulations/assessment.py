@@ -21,8 +21,8 @@ from simulations.panels import Panel, Part, panel_of
 from simulations.run_record import Metrics
 
 __all__ = [
-    "Panel", "Part", "all_errors", "all_metrics", "baseline_ranks", "errors", "floor_ranks", "metrics", "model_ranks",
-    "of_partner", "own_media", "panel_of", "upper_rung_ranks",
+    "FLOORS", "Panel", "Part", "all_errors", "all_metrics", "baseline_ranks", "errors", "floor_ranks", "metrics",
+    "model_ranks", "of_partner", "own_media", "panel_of", "upper_rung_ranks",
 ]  # fmt: skip
 
 

@@ -21,7 +21,6 @@ from mmrec_model.config import RunConfig
 from mmrec_model.errors import ModelError
 from mmrec_model.evaluation.ranking import Ranks, chance_level, paired_difference
 from mmrec_model.features.bundle import FeatureBundle
-from mmrec_model.model.items import Items
 from mmrec_model.model.recommender import RecommenderNetwork
 from mmrec_model.model.scope import trained_share
 from mmrec_model.model.scoring import encode_catalogue
@@ -36,6 +35,7 @@ from mmrec_model.protocol import PRIOR, SCORER, SELECTED, Arrays
 from server.checkpoint import CheckpointStore
 from server.journal import read_journal
 from simulations.assessment import (
+    FLOORS,
     Panel,
     all_errors,
     all_metrics,
@@ -46,6 +46,7 @@ from simulations.assessment import (
     model_ranks,
     of_partner,
     own_media,
+    upper_rung_ranks,
 )
 from simulations.head_assessment import assess_heads
 from simulations.ladder_record import ladder_record
@@ -153,7 +154,7 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
             state,
             lambda arrays: model_ranks(outcome.config, items, validation, arrays | scorer_of(state)),
         ),
-        ladder=_ladder(outcome, items, validation, test, state),
+        ladder=_ladder(outcome, validation, test, state, floors),
         seconds={},
         privacy=_privacy(outcome),
         wall_seconds=0.0,
@@ -266,17 +267,21 @@ def _verdict(found: Ranks, floors: Mapping[str, Ranks], seed: int) -> Verdict:
     )
 
 
-def _ladder(outcome: Outcome, items: Items, validation: Panel, test: Panel, state: Arrays) -> LadderRecord:
+def _ladder(
+    outcome: Outcome, validation: Panel, test: Panel, state: Arrays, floors: Mapping[str, Ranks]
+) -> LadderRecord:
     """Every rung of the state before the gate, which may have exported less than was trained."""
-    config = outcome.config
+    config, items = outcome.config, outcome.sites[0].items
     store = CheckpointStore(outcome.coordinator / "rounds", config.digest)
     last = store.newest()
     if last is not None:
         state = store.averaged(last, config.training.averaged_share).travelling | scorer_of(state)
+    ranked = {rung: floors[name] for rung, name in FLOORS.items()}
+    ranked |= upper_rung_ranks(config, items, test, state)
     return ladder_record(
         config,
         outcome.recipe.out,
-        lambda rung: model_ranks(config, items, test, state_of_rung(config, state, rung)),
+        lambda rung: ranked[rung],
         lambda rung: model_ranks(config, items, validation, state_of_rung(config, state, rung)),
         metrics,
     )

@@ -30,7 +30,10 @@ BOUND = 1.0
 
 
 def nearness(distance: npt.NDArray[np.float64]) -> Floats:
-    """Weight of two places of a history that lie `distance` apart; the same rule weighs a history when it is scored."""
+    """Weight of two places that lie `distance` apart; of a history when it is scored too.
+
+    Pairs count places among the selected items alone, the scorer counts those of the whole history.
+    """
     return np.asarray((1.0 + distance) ** -0.5, dtype=np.float64)
 
 

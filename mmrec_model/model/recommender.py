@@ -302,6 +302,7 @@ def build_model(config: RunConfig, *, encoder_source: str | None = None) -> Reco
         return RecommenderNetwork(config.model, config.model_dims, tower)
 
 
-def initial_state(config: RunConfig) -> Arrays:
-    """The trained part before training, as the arrays that travel."""
-    return {name: tensor.numpy().copy() for name, tensor in build_model(config).trainable_state().items()}
+def initial_state(config: RunConfig, *, encoder_source: str | None = None) -> Arrays:
+    """The trained part before training, as the arrays that travel; arguments and errors as of `build_model`."""
+    model = build_model(config, encoder_source=encoder_source)
+    return {name: tensor.numpy().copy() for name, tensor in model.trainable_state().items()}

@@ -31,10 +31,20 @@ def model_of_state(config: RunConfig, state: Arrays, *, encoder_source: str | No
     return model
 
 
-def state_of_rung(config: RunConfig, state: Arrays, rung: str) -> Arrays:
-    """The state of a rung of the ladder: the trained arrays only in `trained`, all beside them in each."""
-    untrained = {} if rung == TRAINED else initial_state(config)
-    return {**state, **untrained, KEPT_TERMS: kept_terms(config, rung)}
+def state_of_rung(config: RunConfig, state: Arrays, rung: str, untrained: Arrays | None = None) -> Arrays:
+    """The state of a rung of the ladder: the trained arrays only in `trained`, all beside them in each.
+
+    Args:
+        config: the run.
+        state: the state that would be exported.
+        rung: one of `mmrec_model.ladder.rungs_of`.
+        untrained: `initial_state` of the run, for who has it already; a site makes it with its own encoder.
+    """
+    if rung == TRAINED:
+        below: Arrays = {}
+    else:
+        below = initial_state(config) if untrained is None else untrained
+    return {**state, **below, KEPT_TERMS: kept_terms(config, rung)}
 
 
 def beside_of(model: RecommenderNetwork, prior_N: npt.NDArray[np.float32]) -> Arrays:

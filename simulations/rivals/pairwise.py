@@ -11,6 +11,7 @@ Legend: A users, B triples of a batch, N items, R train rows, D width of a vecto
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -49,12 +50,12 @@ class Schedule:
     batch: int = 4096
 
 
-class PairwiseModel(nn.Module):
+class PairwiseModel(nn.Module, ABC):
     """A model that scores a triple; subclasses say how."""
 
+    @abstractmethod
     def triple(self, triple: Triple) -> tuple[Tensor, Tensor]:
         """Difference of the two scores, and sum of the squared norms that are penalised, each `[B]`."""
-        raise NotImplementedError
 
 
 class Triples:

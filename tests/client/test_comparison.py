@@ -67,6 +67,22 @@ def test_the_sums_are_those_of_each_rung_measured_by_itself_and_then_the_users(
     assert len(set(found.tolist())) > 3, "the rungs differ, so the comparison says something"
 
 
+def test_the_untrained_rungs_are_made_once_and_with_the_sites_own_encoder(
+    make_site, ladder, state, monkeypatch
+) -> None:
+    site, asked, sources = make_site(), bare(ladder), []
+    untrained = comparison.initial_state(asked)
+
+    def made(config, *, encoder_source=None):
+        sources.append(encoder_source)
+        return untrained
+
+    monkeypatch.setattr(comparison, "initial_state", made)
+    monkeypatch.setattr("mmrec_model.model.state.initial_state", None)
+    compare(asked, site.items, site.dataset, state, GaussianNoise(seed=b"one"), encoder_source="the site's own")
+    assert sources == ["the site's own"]
+
+
 @pytest.mark.parametrize("who", [0, 3, 59])
 def test_one_users_whole_data_moves_the_sums_by_at_most_the_sensitivity(make_site, ladder, state, who) -> None:
     site, asked = make_site(), bare(ladder)
