@@ -38,7 +38,8 @@ def bundle_encoder(bundle: FeatureBundle, modality: Modality, source: str) -> En
         ConfigError: the manifest's settings are not those of an encoder.
     """
     account = bundle.manifest["modalities"].get(modality, {}).get("encoder", {})
-    encoder, known = _loaded(_as_recorded(account.get("recipe", {}), modality, source)), account.get("digest", "none")
+    encoder = loaded_encoder(_as_recorded(account.get("recipe", {}), modality, source))
+    known = account.get("digest", "none")
     if encoder.digest != known:
         raise FeatureError(
             f"the {modality} encoder here has digest {encoder.digest[:12]}, the bundle was made by {known[:12]}",
@@ -93,5 +94,6 @@ def _as_recorded(recipe: Mapping[str, JsonValue], modality: Modality, source: st
 
 
 @lru_cache(maxsize=4)
-def _loaded(config: EncoderConfig) -> Encoder:
+def loaded_encoder(config: EncoderConfig) -> Encoder:
+    """`load_encoder`, once per process: weights of hundreds of megabytes serve every request."""
     return load_encoder(config)

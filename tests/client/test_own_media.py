@@ -23,6 +23,7 @@ from mmrec_model.data.writing import write_partner
 from mmrec_model.encoders import text as text_encoders
 from mmrec_model.errors import ModelError
 from mmrec_model.features.bundle import build_bundle
+from mmrec_model.features.own_media import loaded_encoder
 from mmrec_model.model.folder import save_model
 from mmrec_model.model.items import Items
 from mmrec_model.model.recommender import initial_state
@@ -64,8 +65,11 @@ def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick_text_encoder(monkeypatch):
-    """The configured network stands in for MiniLM, at the site as in the bundle."""
+    """The configured network stands in for MiniLM, at the site as in the bundle, and is forgotten afterwards."""
     monkeypatch.setattr(text_encoders, "packaged_minilm", lambda: None)
+    loaded_encoder.cache_clear()
+    yield
+    loaded_encoder.cache_clear()
 
 
 def interactions(users: int) -> pa.Table:
