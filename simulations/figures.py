@@ -154,13 +154,13 @@ def clip_curve(record: RunRecord) -> str | None:
         return page_svg(figure, "f4")
 
 
-def partner_map(record: RunRecord, floor: str, floor_label: str) -> str | None:
-    """Each partner's test metric of the model over that of `floor`, area by users; null if none has both."""
+def partner_map(record: RunRecord) -> str | None:
+    """Each partner's test metric of the model over what it has alone, area by users; null if nobody was evaluated."""
     metric = record.verdict.metric
     points = [
-        (float(getattr(one.floor_metrics[floor], metric)), float(getattr(one.metrics, metric)), one)
+        (float(getattr(one.alone.metrics, metric)), float(getattr(one.metrics, metric)), one)
         for one in record.partners
-        if one.metrics is not None and floor in one.floor_metrics
+        if one.metrics is not None and one.alone is not None
     ]
     if not points:
         return None
@@ -168,7 +168,7 @@ def partner_map(record: RunRecord, floor: str, floor_label: str) -> str | None:
         figure, axes = _axes(_MAP_HEIGHT)
         top = max(max(x, y) for x, y, _ in points) * 1.16 or 1.0
         axes.plot([0, top], [0, top], color=SOFT, lw=1.0, ls=(0, (5, 3)))
-        axes.text(top * 0.015, top * 0.975, "above the line: the federation helps", color=SOFT, va="top", size=7.8)
+        axes.text(top * 0.015, top * 0.975, "above the line: joining helps", color=SOFT, va="top", size=7.8)
         most = max(one.users for _, _, one in points) or 1
         for x, y, one in points:
             colour = ACCENT if y >= x else BAD
@@ -176,7 +176,7 @@ def partner_map(record: RunRecord, floor: str, floor_label: str) -> str | None:
         _name_discs(axes, points, scale=1.0 / top, most=most)
         axes.set_xlim(0, top)
         axes.set_ylim(0, top)
-        axes.set_xlabel(f"{metric_label(metric)}, {floor_label}")
+        axes.set_xlabel(f"{metric_label(metric)}, alone")
         axes.set_ylabel(f"{metric_label(metric)}, federated model")
         figure.subplots_adjust(left=0.085, right=0.985, top=0.97, bottom=0.12)
         return page_svg(figure, "f3")

@@ -116,11 +116,12 @@ def _encoders(asked: list[str], frames: int | None) -> tuple[EncoderConfig, ...]
     sources = {modality: named.get(modality, "embedded") for modality in MODALITIES}
     if frames is not None and sources["video"] == LEFT_OUT:
         raise UsageError(f"--frames {frames} with --encoder video=off", remedy="Leave one of them out")
-    films = {} if frames is None else {"frames": frames}
+    found = (EncoderConfig(modality=name, source=source) for name, source in sources.items() if source != LEFT_OUT)
     return tuple(
-        EncoderConfig(modality=modality, source=source, **(films if modality == "video" else {}))
-        for modality, source in sources.items()
-        if source != LEFT_OUT
+        EncoderConfig(modality=one.modality, source=one.source, frames=frames)
+        if frames is not None and one.modality == "video"
+        else one
+        for one in found
     )
 
 
