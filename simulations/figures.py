@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy.optimize import isotonic_regression
 
 from simulations.run_record import PartnerRecord, RunRecord
 
@@ -277,12 +279,13 @@ def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]
 
 
-def end_labels(axes: Axes, lines: Sequence[Line], end: int) -> None:
-    """Write each level's name at the right edge, moved apart where levels are close."""
-    top = max((line.value for line in lines), default=1.0) or 1.0
-    height = -1.0
-    for line in sorted(lines, key=lambda one: one.value):
-        height = max(line.value, height + 0.062 * top)
+def end_labels(axes: Axes, lines: Sequence[Line], end: int, *, gap: float = 0.062) -> None:
+    """Write each level's name at the right edge, `gap` of the largest apart and else as near as can be."""
+    ordered = sorted(lines, key=lambda one: one.value)
+    steps = np.arange(len(ordered)) * gap * (max((line.value for line in lines), default=1.0) or 1.0)
+    # With the steps taken off, keeping apart is keeping in order, and the nearest such heights are a regression.
+    heights = isotonic_regression([line.value for line in ordered] - steps).x + steps if ordered else []
+    for line, height in zip(ordered, heights, strict=True):
         axes.annotate(
             line.label,
             xy=(end * 1.015, line.value),
@@ -291,7 +294,7 @@ def end_labels(axes: Axes, lines: Sequence[Line], end: int) -> None:
             va="center",
             size=7.8,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": RULE, "lw": 0.7, "shrinkA": 0, "shrinkB": 0},
+            arrowprops={"arrowstyle": "-", "color": RULE, "lw": 0.7, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)},
         )
 
 
