@@ -63,7 +63,8 @@ def utility_figure(record: UtilityGrid) -> str:
                  ("rival", "dpals", SOFT, "baseline"), ("rival", "popularity_dp", SOFT, "baseline"))  # fmt: skip
         for kind, name, colour, line in drawn:
             for noise in _DASHES:
-                entries = [one for one in systems if (one.kind, one.system, one.noise) == (kind, name, noise)]
+                here = [one for one in systems if (one.kind, one.system, one.noise) == (kind, name, noise)]
+                entries = [one for epsilon in epsilons for one in here if one.epsilon == epsilon]
                 if entries:
                     _line(axes, entries, epsilons, colour, noise)
                     if name != "free_content" or noise == "central":
@@ -87,9 +88,8 @@ def utility_figure(record: UtilityGrid) -> str:
 
 def _line(axes: Axes, entries: Sequence[SystemEntry], epsilons: Sequence[str], colour: str, noise: str) -> None:
     axes.errorbar(
-        [epsilons.index(one.epsilon) for one in entries if one.epsilon in epsilons],
-        [one.ndcg.value for one in entries if one.epsilon in epsilons],
-        yerr=[2 * one.ndcg.error for one in entries if one.epsilon in epsilons],
+        [epsilons.index(one.epsilon or "") for one in entries], [one.ndcg.value for one in entries],
+        yerr=[2 * one.ndcg.error for one in entries],
         color=colour, ls=_DASHES[noise], marker="o", ms=3.4, mfc=colour if noise == "central" else "none",
         lw=1.8 if colour == ACCENT else 1.2, elinewidth=0.8, capsize=2,
     )  # fmt: skip
