@@ -27,12 +27,13 @@ import numpy.typing as npt
 from flwr.serverapp import Grid
 
 from mmrec_model.collaboration.pairs import BOUND, triangle_size
+from mmrec_model.collaboration.popularity import popularity_prior
 from mmrec_model.config import RunConfig
 from mmrec_model.ladder import rungs_of
 from mmrec_model.privacy.clipping import start_clip
 from mmrec_model.protocol import COMPARED, METRICS, PAIRS, Arrays, Kind, Request, state_digest
 from server.admission import Expected, Shape, public_sum_bound
-from server.aggregation import popularity_prior, sum_arrays
+from server.aggregation import sum_arrays
 from server.checkpoint import Snapshot
 from server.exchange import address, exchange, message_to
 from server.journal import WaveFacts

@@ -18,6 +18,7 @@ from typing import Final
 
 import numpy as np
 
+from mmrec_model.collaboration.popularity import popularity_prior
 from mmrec_model.config import RunConfig
 from mmrec_model.evaluation.baselines import MAX_ITEMS, Scores
 from mmrec_model.evaluation.ranking import Ints, Ranks, Scorer, ranking_metrics
@@ -26,7 +27,6 @@ from mmrec_model.model.items import Items
 from mmrec_model.model.recommender import RecommenderNetwork
 from mmrec_model.model.state import model_of_state, state_of_rung
 from mmrec_model.protocol import Arrays
-from server.aggregation import popularity_prior
 from simulations.assessment import FLOORS
 from simulations.panels import Panel
 from simulations.rivals.interface import federation_of, visitors_of
