@@ -80,6 +80,7 @@ def partners(
     folder: Folder, *, as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False
 ) -> None:
     """List the enrolled partners, revoked ones too."""
+    from mmrec_model.privacy.keys import PublicKey  # noqa: PLC0415
     from server.partners import PARTNERS, read_list  # noqa: PLC0415
 
     listed = read_list(folder / PARTNERS)
@@ -94,7 +95,9 @@ def partners(
         standing = "takes part" if one.revoked is None else f"revoked {one.revoked.at}: {one.revoked.reason}"
         node_key = "none" if one.node_key is None else f"…{one.node_key[-12:]}"
         users = "not stated" if one.users is None else str(one.users)
-        table.add_row(escape(name), users, one.key[:16], node_key, one.enrolled or "by key", escape(standing))
+        table.add_row(
+            escape(name), users, PublicKey(one.key).key_id, node_key, one.enrolled or "by key", escape(standing)
+        )
     Console(soft_wrap=True).print(table)
 
 
