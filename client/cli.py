@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from client.founding_cli import register_founding
 from mmrec_model.errors import PrivacyError, UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ def register_self_test(app: typer.Typer) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the group `mmrec site`."""
-    group = typer.Typer(no_args_is_help=True, help="A partner's site: its keys.")
+    group = typer.Typer(no_args_is_help=True, help="A partner's site: its founding, its keys.")
+    register_founding(group)
     group.command("rotate-key")(rotate_key)
     group.command("server-key")(server_key)
     app.add_typer(group, name="site")
