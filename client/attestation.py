@@ -153,7 +153,7 @@ def _statistics(ledger: Ledger) -> dict[str, object]:
     for record in ledger.records:
         paid = record.type == RecordType.RESERVE and record.hash not in dangling
         kind = record.text("kind") if paid else ""
-        if kind in {"popularity", "pairs"} and record.table("mechanism")["type"] != "non_private":
+        if kind in {"activity", "popularity", "pairs"} and record.table("mechanism")["type"] != "non_private":
             statistics[kind] = {"origin": "dp", "charge": record.hash}
     return statistics
 

@@ -27,6 +27,8 @@ _READ_WITH = {
 _ADAPTIVE = ("clip_quantile", "clip_learning_rate", "clip_count_noise", "clip_range")
 _FLOAT32_CLIPS = (1e-30, 1e30)
 """Adaptive clips travel as float32."""
+_ACTIVITY_CAPS = (2, 65_536)
+"""Caps between which a quantile can choose; they travel as float32, which has all whole numbers of that size."""
 
 
 def refuse_unread(model: ModelConfig) -> None:
@@ -92,6 +94,21 @@ def refuse_unplanned_clip(privacy: PrivacyConfig) -> None:
     least, most = _FLOAT32_CLIPS
     if privacy.max_grad_norm / privacy.clip_range < least or privacy.max_grad_norm * privacy.clip_range > most:
         raise ValueError(f"clipping 'adaptive' needs a range of clips from {least:g} to {most:g}")
+
+
+def refuse_unplanned_activity(privacy: PrivacyConfig) -> None:
+    """Refuse a quantile of activity without noise for its release or caps to choose from, and noise alone."""
+    asked, noise = privacy.activity_quantile > 0.0, privacy.activity_noise_multiplier
+    if asked and privacy.mechanism == "gaussian" and noise <= 0.0:
+        raise ValueError("activity is released with mechanism 'gaussian': activity_noise_multiplier is above 0")
+    if noise > 0.0 and not (asked and privacy.mechanism == "gaussian"):
+        raise ValueError(f"activity_noise_multiplier is {noise:g}, and nothing is released with it")
+    least, most = _ACTIVITY_CAPS
+    if asked and not least <= privacy.popularity_cap <= most:
+        raise ValueError(
+            f"activity_quantile chooses a cap of at most popularity_cap, which is {privacy.popularity_cap}, "
+            f"not {least} to {most}"
+        )
 
 
 def refuse_broken_ladder(run: RunConfig) -> None:

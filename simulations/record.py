@@ -25,7 +25,14 @@ from mmrec_model.model.recommender import RecommenderNetwork
 from mmrec_model.model.scope import trained_share
 from mmrec_model.model.scoring import encode_catalogue
 from mmrec_model.model.state import model_of_state, state_of_rung
-from mmrec_model.planning import evaluation_event, pairs_event, plan_events, popularity_event, training_event
+from mmrec_model.planning import (
+    activity_event,
+    evaluation_event,
+    pairs_event,
+    plan_events,
+    popularity_event,
+    training_event,
+)
 from mmrec_model.privacy.accounting import epsilon
 from mmrec_model.privacy.events import PrivacyEvent, Relation, from_record, merge, to_record
 from mmrec_model.privacy.gaussian_dp import gaussian_mu
@@ -316,6 +323,8 @@ def _rounds(outcome: Outcome, panel: Panel, progress: Progress) -> list[RoundRec
 
 def _spent_after(config: RunConfig, round_: int) -> float:
     events: tuple[PrivacyEvent, ...] = (popularity_event(config.privacy),)
+    if config.privacy.activity_quantile:
+        events = (activity_event(config.privacy), *events)
     if config.collaboration.items:
         events = (*events, pairs_event(config.privacy, config.collaboration))
     if round_:

@@ -30,7 +30,9 @@ from simulations.loopback import Channel, LoopbackGrid
 
 ITEMS, M = 12, 6
 USERS = {"be": 100, "fr": 300, "nl": 200}
-WAVES = (Kind.DESCRIBE, Kind.POPULARITY, Kind.PAIRS, Kind.SCORER, Kind.TRAIN, Kind.COMPARE, Kind.RECEIPT)
+WAVES = (
+    Kind.DESCRIBE, Kind.ACTIVITY, Kind.POPULARITY, Kind.PAIRS, Kind.SCORER, Kind.TRAIN, Kind.COMPARE, Kind.RECEIPT,
+)  # fmt: skip
 
 
 def tiny() -> ModuleType:
@@ -50,7 +52,13 @@ def plan(workspace: Path, *, minimum: int = 2, **changes: object) -> RunConfig:
         features=open_bundle(workspace / "features").spec,
         model=ModelConfig(collaboration_weight=0.3),
         training=TrainingConfig(rounds=1),
-        privacy=PrivacyConfig(epsilon=8.0, noise_multiplier=1.0, popularity_noise_multiplier=2.0),
+        privacy=PrivacyConfig(
+            epsilon=8.0,
+            noise_multiplier=1.0,
+            popularity_noise_multiplier=2.0,
+            activity_quantile=0.5,
+            activity_noise_multiplier=3.0,
+        ),
         collaboration=CollaborationConfig(items=M, noise_multiplier=2.0),
         gate=GateConfig(metric="mrr", noise_multiplier=0.5),
         minimum_cohort=minimum,
@@ -94,7 +102,8 @@ def events(workspace: Path, event: str) -> list[dict[str, object]]:
 
 def results(workspace: Path) -> dict[str, bytes]:
     folder = workspace / "coordinator"
-    return {name: (folder / name).read_bytes() for name in ("final.safetensors", "scorer.safetensors", "scorer.json")}
+    names = ("activity.json", "final.safetensors", "scorer.safetensors", "scorer.json")
+    return {name: (folder / name).read_bytes() for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +126,7 @@ def killed_at(message: int) -> Channel:
 
 def test_the_journal_names_every_wave_with_what_it_gave(undisturbed: Path) -> None:
     told = list(read_journal(undisturbed / "coordinator" / "run.jsonl"))
-    expected = ["described", "popularity", "pairs", "scorer", "round", "gate", "receipts", "finished"]
+    expected = ["described", "activity", "popularity", "pairs", "scorer", "round", "gate", "receipts", "finished"]
     assert [item["event"] for item in told] == expected
     (pairs,), (gate,) = events(undisturbed, "pairs"), events(undisturbed, "gate")
     assert pairs["items"] == M
@@ -140,6 +149,7 @@ def test_a_coordinator_killed_in_any_wave_makes_the_same_scorer_and_the_same_exp
     assert results(tmp_path) == results(undisturbed)
     assert len(events(tmp_path, "round")) == len(events(tmp_path, "popularity")) == 1
     assert len(events(tmp_path, "pairs")) == 1, "asked once, or again before it was made"
+    assert len(events(tmp_path, "activity")) == 1, "a second cap would be refused"
 
 
 def test_a_finished_run_started_again_changes_nothing(tmp_path: Path, undisturbed: Path) -> None:
