@@ -121,6 +121,8 @@ def refuse_broken_ladder(run: RunConfig) -> None:
             raise ValueError(f"{name} is released with mechanism 'gaussian': {name}.noise_multiplier is above 0")
         if noise > 0.0 and not (used and private):
             raise ValueError(f"{name}.noise_multiplier is {noise:g}, and nothing is released with it")
+    if pairs.tail_weight and not pairs.items:
+        raise ValueError(f"collaboration.tail_weight is {pairs.tail_weight:g}, and no pairs are released")
     if pairs.items > run.features.items:
         raise ValueError(f"collaboration.items is {pairs.items}, the catalogue has {run.features.items}")
     if (pairs.items > 0) != (run.model.collaboration_weight > 0.0):

@@ -21,7 +21,7 @@ from mmrec_model.config import ModelConfig, PrivacyConfig, RunConfig, TrainingCo
 from mmrec_model.config_ladder import CollaborationConfig, GateConfig
 from mmrec_model.errors import AdmissionError, FeatureError, ModelError
 from mmrec_model.features.folder import open_bundle, write_bundle
-from mmrec_model.protocol import ARRAYS, COMPARED, FIELDS, PAIRS, SCORER, SELECTED, Kind
+from mmrec_model.protocol import ACTIVITY, ARRAYS, CAP, COMPARED, FIELDS, PAIRS, SCORER, SELECTED, Kind
 from server.app import coordinate
 from server.checkpoint import Snapshot
 from server.journal import read_journal
@@ -152,6 +152,44 @@ def test_a_coordinator_killed_in_any_wave_makes_the_same_scorer_and_the_same_exp
     assert len(events(tmp_path, "activity")) == 1, "a second cap would be refused"
 
 
+def caps_of(requests: list[Message]) -> set[float]:
+    return {float(request.content.array_records[ARRAYS][CAP].numpy()[0]) for request in requests}
+
+
+def test_the_cap_that_activity_gives_is_the_one_that_popularity_is_asked_with(tmp_path: Path) -> None:
+    asked: list[Message] = []
+
+    def note(request: Message, reply: Message) -> list[Message]:
+        asked.extend([request] if request.metadata.message_type == Kind.POPULARITY else [])
+        return [reply]
+
+    run(tmp_path, note)
+    (told,) = events(tmp_path, "activity")
+    # equal buckets of 1, 2, 3, 4, 6, ... 20: the half is reached in the fifth of nine
+    assert caps_of(asked) == {told["cap"]} == {6}
+    assert json.loads((tmp_path / "coordinator" / "activity.json").read_text())["cap"] == 6
+    assert told["noise"] == pytest.approx(3.0 * 3**0.5)
+
+
+@pytest.mark.parametrize("spoil", ["", "{", '{"cap": 21, "plan_digest": "PLAN"}', '{"cap": 3, "plan_digest": "other"}'])
+def test_a_damaged_cap_or_one_of_another_plan_is_chosen_again(spoil: str, tmp_path: Path, undisturbed: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, killed_at(3 * WAVES.index(Kind.POPULARITY) + 1))
+    file = tmp_path / "coordinator" / "activity.json"
+    digest = json.loads(file.read_text())["plan_digest"]
+    file.write_text(spoil.replace("PLAN", digest))
+    run(tmp_path)
+    assert results(tmp_path) == results(undisturbed)
+    assert len(events(tmp_path, "activity")) == 2
+
+
+def test_too_little_activity_leaves_the_plans_cap_for_the_whole_run(tmp_path: Path) -> None:
+    bad = np.full(9, np.nan, np.float32)
+    run(tmp_path, faulty(Kind.ACTIVITY, ACTIVITY, bad), minimum=3)
+    (told,) = events(tmp_path, "activity")
+    assert (told["cap"], told["counts"], told["rejected"]) == (20, None, {"non_finite": 1})
+
+
 def test_a_finished_run_started_again_changes_nothing(tmp_path: Path, undisturbed: Path) -> None:
     run(tmp_path)
     run(tmp_path)
@@ -203,6 +241,8 @@ def faulty(kind: Kind, name: str, value: np.ndarray) -> Channel:
 
 
 FAULTS = {
+    "too many users": (Kind.ACTIVITY, ACTIVITY, np.full(9, 1e5, np.float32), "norm"),
+    "another number of buckets": (Kind.ACTIVITY, ACTIVITY, np.zeros(8, np.float32), "wrong_shape"),
     "a number that is none": (Kind.PAIRS, PAIRS, np.full(M * (M + 1) // 2, np.nan, np.float32), "non_finite"),
     "huge pairs": (Kind.PAIRS, PAIRS, np.full(M * (M + 1) // 2, 1e5, np.float32), "norm"),
     "a matrix": (Kind.PAIRS, PAIRS, np.zeros((M, M), np.float32), "wrong_shape"),
@@ -217,7 +257,7 @@ FAULTS = {
 def test_a_bad_reply_of_the_ladder_is_counted_and_not_used(fault: str, tmp_path: Path) -> None:
     kind, name, value, reason = FAULTS[fault]
     run(tmp_path, faulty(kind, name, value))
-    event = {Kind.PAIRS: "pairs", Kind.SCORER: "scorer", Kind.COMPARE: "gate"}[kind]
+    event = {Kind.ACTIVITY: "activity", Kind.PAIRS: "pairs", Kind.SCORER: "scorer", Kind.COMPARE: "gate"}[kind]
     (told,) = events(tmp_path, event)
     assert told["rejected"] == {reason: 1}
     assert told["accepted"] == ["be", "nl"]
