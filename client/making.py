@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client import witness
+from client.activity import Cut, cut_items
 from client.charge import committed_event
 from client.comparison import compare
 from client.comparison import sensitivity as comparison_sensitivity
@@ -30,7 +31,7 @@ from mmrec_model.collaboration.pairs import BOUND
 from mmrec_model.config import RunConfig
 from mmrec_model.privacy.events import NonPrivate, PrivacyEvent
 from mmrec_model.privacy.records import Record
-from mmrec_model.protocol import ACTIVITY, CLIP_SHARE, COMPARED, METRICS, PAIRS, WITNESS, Arrays, Kind
+from mmrec_model.protocol import ACTIVITY, CLIP_SHARE, COMPARED, METRICS, PAIRS, SELECTED, WITNESS, Arrays, Kind
 
 Maker: TypeAlias = Callable[[Site, Record, RunConfig, Arrays], Finished]
 """From a site, the reserve on its ledger, the plan and the global state to the finished reply."""
@@ -46,6 +47,7 @@ def _make_activity(site: Site, reserve: Record, config: RunConfig, _state: Array
 def _make_popularity(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
     noise = site.noise(f"popularity/{reserve.text('run_id')}/{reserve.whole('attempt')}")
     cap = cap_of(config.privacy, state)
+    _note(site, reserve, cut_items(site.dataset.train, cap))
     counts = count_items(site.dataset.train, config.features.items, config.privacy, noise, cap=cap)
     event = committed_event(config, noise_multiplier=config.privacy.popularity_noise_multiplier, steps=None)
     bound = _bound(event, sensitivity(cap))
@@ -65,6 +67,7 @@ def _make_update(site: Site, reserve: Record, config: RunConfig, state: Arrays) 
         own=site.parts_of(config).own_media(),
         labels=site.dataset.labels(config.model.categories),
     )
+    _note(site, reserve, trained.cut)
     event = committed_event(config, noise_multiplier=trained.noise_multiplier, steps=trained.steps)
     arrays = dict(trained.update)
     if trained.witness.size:
@@ -86,6 +89,7 @@ def _make_metrics(site: Site, reserve: Record, config: RunConfig, state: Arrays)
 def _make_pairs(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
     noise = site.noise(f"pairs/{reserve.text('run_id')}/{reserve.whole('attempt')}")
     pairs = count_pairs(config, site.dataset.train, state, noise)
+    _note(site, reserve, cut_items(site.dataset.train, config.collaboration.history, state[SELECTED]))
     event = committed_event(config, noise_multiplier=config.collaboration.noise_multiplier, steps=None)
     return Finished({PAIRS: pairs}, event, 1, _rng(config, noise.source), _bound(event, BOUND))
 
@@ -118,6 +122,11 @@ def _measured(site: Site, reserve: Record, config: RunConfig, state: Arrays, mad
     )
     event = committed_event(config, noise_multiplier=made.noise_multiplier, steps=None)
     return Finished({made.name: sums}, event, 1, _rng(config, noise.source), _bound(event, made.bound))
+
+
+def _note(site: Site, reserve: Record, cut: Cut) -> None:
+    """Whom the bound cut, into the diary: nothing of it is part of what the maker returns."""
+    site.note(reserve.text("run_id"), reserve.whole("round"), reserve.text("kind"), cut.to_json())
 
 
 def _place(reserve: Record) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from pydantic import JsonValue
 from safetensors.numpy import load
 
 from client.pricing import price
-from client.site import DIARY, Site
+from client.site import Site
 from mmrec_model.config import RunConfig
 from mmrec_model.errors import ModelError
 from mmrec_model.evaluation.ranking import Ranks, chance_level, paired_difference
@@ -244,9 +243,7 @@ def _partners(outcome: Outcome, test: Panel, found: Ranks, floors: Mapping[str, 
 
 def _worked(site: Site) -> float:
     """Wall seconds of the site's own work, from its diary."""
-    diary = site.root / DIARY
-    lines = diary.read_text(encoding="utf-8").splitlines() if diary.is_file() else []
-    return float(sum(json.loads(line)["seconds"] for line in lines))
+    return float(sum(entry.get("seconds", 0.0) for entry in site.noted()))
 
 
 def _spent(site: Site) -> tuple[PrivacyEvent, ...]:

@@ -7,7 +7,8 @@ The user u with the last K items i_1 ... i_n (oldest first) contributes the symm
 so that items close in time count more and every user has length exactly 1, however long the history: replacing a user's
 data by nothing moves the sum over users by at most `BOUND` in L2. What is released is the upper triangle, row by row
 with the diagonal; the sum of several partners' triangles is the triangle of all their users. With equal weights and
-without the norm the sum is X^T X of Steck (WWW 2019).
+without the norm the sum is X^T X of Steck (WWW 2019). Public weights of the items (`collaboration.tail`) multiply the
+entries before the norm is taken, and so leave the length.
 
 Shapes: M selected items, T = M (M + 1) / 2 numbers of the triangle, K items of a history.
 """

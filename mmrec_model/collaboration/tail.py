@@ -5,10 +5,10 @@ that few users have drown in the noise unless each user's budget goes to them. H
 
     w_i = exp(-tail_weight p_i / 2),       p_i the released prior of item i, the log popularity in standard deviations,
 
-so that where log counts deviate by 1, w_i is count^(-tail_weight / 2). The weights travel with the PAIRS request. A user's
-pair of items a and b is multiplied by w_a w_b before the user is brought to length 1: the bound is untouched, whatever the
-weights. Noise stays equal in every number of the weighted sum W G W; what is estimated from it is estimated there, and its
-scorer B_w is mapped back as B = W B_w W^-1, because x W B_w = x W means x B = x.
+so that where log counts deviate by 1, w_i is count^(-tail_weight / 2). The weights travel with the PAIRS request. A
+user's pair of items a and b is multiplied by w_a w_b before the user is brought to length 1: the bound is untouched,
+whatever the weights. Noise is equal in every number of the weighted sum, so the pairs are denoised and the scorer B_w
+is found there; it is mapped back as B = W B_w W^-1, because x W B_w = x W means x B = x.
 
 Shapes: M selected items.
 """
