@@ -12,6 +12,7 @@ from client import outbox
 from client.attestation import attest_code
 from client.comparison import sensitivity as comparison_sensitivity
 from client.measurement import sensitivity as metrics_sensitivity
+from client.pairs import check_pairs
 from client.popularity import sensitivity
 from client.pricing import price, renyi_price
 from client.site import Site
@@ -93,13 +94,14 @@ def charge_of(config: RunConfig, kind: Kind, request: Request, state: Arrays) ->
         state: the global arrays it carries; empty but for training.
 
     Raises:
-        ProtocolError: the state has no clip or cap, or one outside the plan's range.
+        ProtocolError: the state has no clip or cap, or one outside the plan's range, or asks for pairs of other items.
     """
     if kind is Kind.ACTIVITY:
         event, bound = activity_event(config.privacy), ACTIVITY_BOUND
     elif kind is Kind.POPULARITY:
         event, bound = popularity_event(config.privacy), sensitivity(cap_of(config.privacy, state))
     elif kind is Kind.PAIRS:
+        check_pairs(config, state)
         event, bound = pairs_event(config.privacy, config.collaboration), BOUND
     elif kind is Kind.COMPARE:
         event, bound = compare_event(config.privacy, config.gate), comparison_sensitivity(config)

@@ -43,6 +43,16 @@ def count_pairs(
     return total_T.astype(np.float32)
 
 
+def check_pairs(config: RunConfig, state: Arrays) -> None:
+    """Refuse, before anything is charged, a request that `count_pairs` would refuse.
+
+    Raises:
+        ProtocolError: as `count_pairs`.
+    """
+    _places(state, config.features.items, config.collaboration.items)
+    tail_weights_of(config.collaboration, state)
+
+
 def _places(state: Arrays, items: int, expected: int) -> npt.NDArray[np.int64]:
     """Place of each catalogue item among the selected ones, -1 where it is none."""
     selected = state.get(SELECTED)

@@ -6,14 +6,15 @@ import json
 
 import numpy as np
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from client import making, training
 from client.activity import GROUPS, PRIVATE, Cut, cut_items, latest, table
+from client.cli import register
 from client.release import answer
-from mmrec_model import cli
 from mmrec_model.data.histories import Histories
 from mmrec_model.protocol import Kind
 
@@ -121,7 +122,8 @@ def test_a_reply_is_the_same_bytes_whatever_is_cut(make_site, make_request, monk
 
 
 def test_the_command_shows_the_last_cuts_and_says_that_they_are_private(make_site, make_request) -> None:
-    site, app = make_site(), cli.build_app()
+    site, app = make_site(), typer.Typer()
+    register(app)
     empty = CliRunner().invoke(app, ["site", "activity", str(site.root)])
     assert (empty.exit_code, PRIVATE in empty.output, "No release" in empty.output) == (0, True, True)
     assert answer(site, Kind.POPULARITY, *make_request(0)).reply.refusal == ""
