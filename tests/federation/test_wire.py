@@ -519,6 +519,19 @@ def test_no_number_of_users_of_a_length_before_the_noise_is_in_any_byte(tape: Ta
     assert noise.size == 0 or 3.5 < noise.std() < 9.0
 
 
+def test_no_figure_of_whom_a_bound_cut_is_in_any_byte(tape: Tape) -> None:
+    content = tape.up
+    for site in tape.sites:
+        cuts = [entry["cut"] for entry in site.noted() if "cut" in entry]
+        assert len(cuts) == (2 if has_ladder(tape) else 1) + ROUNDS
+        assert any(sum(one["cut"]) for one in cuts), "the clip is tight"
+        for figures in (one[name] for one in cuts for name in ("users", "cut") if sum(one[name])):
+            assert json.dumps(figures).encode() not in content
+            for dtype in ("<i4", "<i8", "<f4", "<f8"):
+                assert np.array(figures, dtype).tobytes() not in content
+    assert b'"cut"' not in content
+
+
 def test_the_scorer_that_the_partners_get_is_made_of_what_they_released_and_of_nothing_else(tape: Tape) -> None:
     workspace = tape.sites[0].root.parents[1]
     counted = [arrays_of(request) for request in asked(tape, Kind.PAIRS)]
