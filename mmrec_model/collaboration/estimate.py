@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mmrec_model.collaboration.closed_form import item_weights, ridge_penalty, standardised
+from mmrec_model.collaboration.closed_form import discounted, item_weights, ridge_penalty, standardised
 from mmrec_model.collaboration.denoising import denoise
 from mmrec_model.collaboration.kernels import content_kernel, mixed, route
 from mmrec_model.collaboration.pairs import unpack
@@ -73,5 +73,6 @@ def estimate_weights(
     penalty = ridge_penalty(found.pairs_MM, remaining=found.remaining, noise_penalty=noise_penalty)
     content = mixed(kernels, weights, items) / weight[:, None] * weight
     learned = item_weights(found.pairs_MM, content, penalty=penalty) * weight[:, None] / weight
-    scaled = standardised(learned, np.diag(found.pairs_MM) / weight**2)
+    counts = np.diag(found.pairs_MM) / weight**2
+    scaled = standardised(discounted(learned, counts, remaining=found.remaining, kept=found.kept), counts)
     return Estimated(scaled.astype(np.float32), weights, penalty, found.kept)
