@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmrec_model.collaboration.closed_form import discounted
 from mmrec_model.collaboration.estimate import estimate_weights
 from mmrec_model.collaboration.pairs import BOUND, sum_pairs, triangle_size, unpack
 from mmrec_model.collaboration.tail import MOST_RATIO, tail_weights, tail_weights_of
@@ -103,16 +104,27 @@ def test_the_scorer_of_weighted_pairs_finds_what_that_of_plain_ones_finds(noise:
         assert (nearest // 3 == np.arange(30)[:, None] // 3).mean() > 0.95
 
 
-def test_weights_that_are_not_undone_would_be_seen() -> None:
-    """The scores of a plain scorer keep their order where weights are undone, and lose it where they are not."""
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_the_scorer_solves_the_plain_problem_with_a_ridge_that_the_weights_set(alpha: float) -> None:
+    """B = W B_w W^-1 with B_w the closed form of W G W: off the diagonal (G + penalty W^-2) B is G, but for scale.
+
+    Without noise; a scorer that is not mapped back does not solve it.
+    """
     rng = np.random.default_rng(1)
-    histories = [rng.permutation(30)[:4] for _ in range(4000)]
-    plain, undone = scorer(0.0, 0.0, histories), scorer(1.0, 0.0, histories)
+    histories = [rng.permutation(30)[: rng.integers(2, 9)] for _ in range(2000)]
+    weight = tail_weights(np.linspace(2, -2, 30), alpha).astype(np.float64)
+    total = sum_pairs(histories, np.arange(30), items=30, last=9, weight_M=weight)
+    found = estimate_weights(total, {}, items=30, noise=0.0, noise_penalty=1.0, weight_M=weight)
+    pairs = unpack(total, 30) / np.outer(weight, weight)
+    # the discount of popular columns and the one scale of all are undone
+    columns = discounted(np.ones((30, 30)), np.diag(pairs), remaining=0.0, kept=1.0)
     away = ~np.eye(30, dtype=bool)
-    weight = tail_weights(np.linspace(2, -2, 30), 1.0)
-    left = undone / weight[:, None] * weight
 
-    def likeness(found: np.ndarray) -> float:
-        return float(np.corrcoef(plain[away], found[away])[0, 1])
+    def likeness(scorer_MM: np.ndarray) -> float:
+        solved = (pairs + found.penalty * np.diag(weight**-2.0)) @ (scorer_MM / columns)
+        return float(np.corrcoef(solved[away], pairs[away])[0, 1])
 
-    assert likeness(undone) > likeness(left) + 0.1
+    own = found.weights_MM.astype(np.float64)
+    assert likeness(own) > 1.0 - 1e-6
+    if alpha:
+        assert likeness(own / weight[:, None] * weight) < 0.99
