@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmrec_model.collaboration.pairs import sum_pairs, triangle_size
+from mmrec_model.collaboration.tail import tail_weights_of
 from mmrec_model.config import RunConfig
 from mmrec_model.data.histories import Histories
 from mmrec_model.errors import ProtocolError
@@ -25,19 +26,31 @@ def count_pairs(
     Args:
         config: the approved run.
         histories: the partner's train histories.
-        state: holds `selected`, the places of the items whose pairs count.
+        state: holds `selected`, the places of the items whose pairs count, and `tail` in a plan that weights them.
         noise: source of the noise.
 
     Raises:
-        ProtocolError: `selected` is not ascending places of the catalogue, as many as the plan says.
+        ProtocolError: `selected` is not ascending places of the catalogue, as many as the plan says, or `tail` not
+            their weights.
     """
     asked, items = config.collaboration, config.features.items
     place_N = _places(state, items, asked.items)
     everyone = (histories.of(user) for user in range(len(histories)))
-    total_T = sum_pairs(everyone, place_N, items=asked.items, last=asked.history)
+    weight_M = tail_weights_of(asked, state)
+    total_T = sum_pairs(everyone, place_N, items=asked.items, last=asked.history, weight_M=weight_M)
     if config.privacy.mechanism == "gaussian":
         total_T += noise.draw(triangle_size(asked.items), asked.noise_multiplier)
     return total_T.astype(np.float32)
+
+
+def check_pairs(config: RunConfig, state: Arrays) -> None:
+    """Refuse, before anything is charged, a request that `count_pairs` would refuse.
+
+    Raises:
+        ProtocolError: as `count_pairs`.
+    """
+    _places(state, config.features.items, config.collaboration.items)
+    tail_weights_of(config.collaboration, state)
 
 
 def _places(state: Arrays, items: int, expected: int) -> npt.NDArray[np.int64]:

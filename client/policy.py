@@ -18,7 +18,7 @@ from mmrec_model.config_types import Count, Fraction, MetricName, NonNegative, P
 from mmrec_model.errors import ConfigError, PolicyRefusal
 from mmrec_model.privacy.clipping import clip_bounds
 
-Release = Literal["popularity", "pairs", "train", "compare"]
+Release = Literal["activity", "popularity", "pairs", "train", "compare"]
 
 
 class Policy(Strict):
@@ -62,7 +62,7 @@ class Policy(Strict):
     max_trained_weights: Count = 2_000_000
     minimum_cohort: Count = 1
     max_pair_items: Annotated[int, Field(ge=0)] = 4096
-    allowed_releases: tuple[Release, ...] = ("popularity", "pairs", "train", "compare")
+    allowed_releases: tuple[Release, ...] = ("activity", "popularity", "pairs", "train", "compare")
     allowed_metrics: tuple[MetricName, ...] = ()
     min_metric_noise_multiplier: NonNegative = 1.0
     max_metric_releases: Count = 10

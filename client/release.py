@@ -6,6 +6,7 @@ A crash between any two of these can lose work, never budget: a reserve is not r
 is found again and sent as it was. What leaves is the `Reply` fields and the arrays below, nothing else:
 
     DESCRIBE    name, public number of users                                                price 0
+    ACTIVITY    noised numbers of users by length of their histories                        one Gaussian release
     POPULARITY  noised item counts                                                          one Gaussian release
     PAIRS       noised sum of the users' item pairs                                         one Gaussian release
     TRAIN       change of the trained weights after noised, clipped steps; witness block    sampled Gaussian steps
@@ -154,7 +155,8 @@ def _check_request(config: RunConfig, kind: Kind, request: Request, arrays: Arra
             remedy="Name the scorer that was sent, in a plan with pairs alone",
         )
     digest = state_digest(arrays, request.scorer)
-    if kind not in {Kind.DESCRIBE, Kind.POPULARITY, Kind.RECEIPT} and digest != request.model_digest:
+    bare = kind in _BARE or (kind is Kind.POPULARITY and not arrays)
+    if not bare and digest != request.model_digest:
         raise ProtocolError("the global state is not the one the request names", remedy="Send the request again")
 
 
@@ -169,6 +171,8 @@ def _rounds_of(config: RunConfig, kind: Kind) -> Container[int]:
             return (config.training.rounds + 1,) if config.gate.metric is not None else ()
         case Kind.PAIRS | Kind.SCORER:
             return (0,) if config.collaboration.items else ()
+        case Kind.ACTIVITY:
+            return (0,) if config.privacy.activity_quantile else ()
     return (0,)
 
 
@@ -223,6 +227,8 @@ def _require_committed(ledger: Ledger, reserve: Record, finished: Finished) -> N
 
 _SCORED = frozenset({Kind.TRAIN, Kind.EVALUATE, Kind.COMPARE})
 """What is computed with a model, so with the scorer of a plan that has one."""
+_BARE = frozenset({Kind.DESCRIBE, Kind.ACTIVITY, Kind.RECEIPT})
+"""What carries no global state."""
 _UNEXPECTED = "an unexpected error; the partner's own log has the details"
 _LEDGER_WORDS: dict[FaultCode, str] = {
     FaultCode.SIGNATURE: "the request is not signed by the coordinator that this ledger names",

@@ -26,6 +26,8 @@ from mmrec_model.privacy.gaussian_dp import gaussian_mu
 
 POPULARITY_SHARE: Final = 0.1
 """Of the squared budget, for the popularity prior; half of it where pairs are all that comes after it."""
+ACTIVITY_SHARE: Final = 0.02
+"""For the users' activity, where a plan has the cap of the popularity release chosen by it: a few large numbers."""
 EVALUATION_SHARE: Final = 0.05
 """For all metric releases of a run together, where it has any."""
 GATE_ERROR: Final = 0.005
@@ -90,6 +92,7 @@ class Wish:
         gate: metric by which the exported rung is chosen; None for no gate.
         max_grad_norm: L2 bound of a user's gradient.
         popularity_cap: distinct items of a user that the popularity release counts.
+        activity_quantile: share of the users by whose activity a smaller cap is chosen; 0 for none.
     """
 
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -97,6 +100,7 @@ class Wish:
     gate: MetricName | None = GATE_METRIC
     max_grad_norm: float = 1.0
     popularity_cap: int = 20
+    activity_quantile: float = 0.0
 
 
 def plan_budget(
@@ -150,9 +154,12 @@ class _Split:
         evaluation_noise = self._noise(EVALUATION_SHARE / releases) if releases else 0.0
         gate_share = self._gate_share(items) if wish.gate else 0.0
         gate_noise = self._noise(gate_share) if wish.gate else 0.0
+        activity = self._noise(ACTIVITY_SHARE) if wish.activity_quantile else 0.0
         popularity = self._noise(POPULARITY_SHARE / 2 if items and not self._trains else POPULARITY_SHARE)
         fixed: Events = tuple(
-            GaussianRelease(noise, count) for noise, count in ((evaluation_noise, releases), (gate_noise, 1)) if noise
+            GaussianRelease(noise, count)
+            for noise, count in ((evaluation_noise, releases), (gate_noise, 1), (activity, 1))
+            if noise
         )
         pairs, training = 0.0, 0.0
         if not self._trains and not items:
@@ -165,6 +172,7 @@ class _Split:
             fixed = (*fixed, GaussianRelease(popularity))
             if items:
                 others = POPULARITY_SHARE + gate_share + (EVALUATION_SHARE if releases else 0.0) + TRAINING_SHARE
+                others += ACTIVITY_SHARE if activity else 0.0
                 self._share = min(self._share, 1.0 - others)
                 pairs = self._noise(self._share)
                 fixed = (*fixed, GaussianRelease(pairs))
@@ -172,7 +180,7 @@ class _Split:
             training = self._rest(lambda sigma: (*fixed, SampledGaussian(rate, sigma, steps)))
         self._explain(items, pairs)
         return Budget(
-            _privacy(self._epsilon, self._delta, wish, noise=training, popularity=popularity),
+            _privacy(self._epsilon, self._delta, wish, noise=training, popularity=popularity, activity=activity),
             wish.evaluation.model_copy(update={"noise_multiplier": evaluation_noise}),
             CollaborationConfig(items=items, noise_multiplier=pairs),
             GateConfig(metric=wish.gate, noise_multiplier=gate_noise),
@@ -217,6 +225,11 @@ class _Split:
 
     def _explain(self, items: int, pairs: float) -> None:
         facts = self._facts
+        if self._wish.activity_quantile:
+            self._reasons.append(
+                f"The users' activity gets {ACTIVITY_SHARE:.0%} of the budget: popularity then counts as many items of "
+                f"a user as {self._wish.activity_quantile:.0%} of the users have, {self._wish.popularity_cap} at most."
+            )
         if items:
             whole = "all" if items == facts.items else f"the {items:,} most popular"
             self._reasons.append(
@@ -234,7 +247,9 @@ class _Split:
             self._reasons.append("Training gets all that popularity and the gate leave.")
 
 
-def _privacy(epsilon: float | None, delta: float, wish: Wish, *, noise: float, popularity: float) -> PrivacyConfig:
+def _privacy(
+    epsilon: float | None, delta: float, wish: Wish, *, noise: float, popularity: float, activity: float = 0.0
+) -> PrivacyConfig:
     return PrivacyConfig(
         mechanism="none" if epsilon is None else "gaussian",
         epsilon=None if epsilon is None else float(epsilon),
@@ -243,4 +258,6 @@ def _privacy(epsilon: float | None, delta: float, wish: Wish, *, noise: float, p
         max_grad_norm=wish.max_grad_norm,
         popularity_noise_multiplier=popularity,
         popularity_cap=wish.popularity_cap,
+        activity_quantile=wish.activity_quantile,
+        activity_noise_multiplier=activity,
     )

@@ -20,12 +20,15 @@ class CollaborationConfig(Strict):
         history: last items of a user that are counted.
         noise_multiplier: noise on each sum, in units of one user's bound, which is 1.
         noise_penalty: how strongly the noise left in the sums raises the ridge penalty of the closed form.
+        tail_weight: how far a user's length goes to the less popular of his items (`mmrec_model.collaboration.tail`);
+            0 for equal weights.
     """
 
     items: Annotated[int, Field(ge=0, le=8192)] = 0
     history: Annotated[int, Field(ge=2, le=512)] = 15
     noise_multiplier: NonNegative = 0.0
     noise_penalty: NonNegative = 3.0
+    tail_weight: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
 
 
 GATE_METRIC: MetricName = "recall_at_20"

@@ -5,6 +5,7 @@ module knows no transport; the two Flower apps wrap these two mappings into a re
 listed here does not cross the wire.
 
     DESCRIBE    coordinator -> partner   nothing private is read; the partner answers who it is
+    ACTIVITY    coordinator -> partner   one priced release: noised numbers of users by length of their histories
     POPULARITY  coordinator -> partner   one priced release: noised counts of distinct users per item
     TRAIN       coordinator -> partner   one priced release per round: the noised, clipped mean update, and with
                                          adaptive clipping the noised share of users within the clip
@@ -42,10 +43,16 @@ PRIOR: Final = "prior"
 """The standardised log popularity that travels beside the trained arrays."""
 CLIP: Final = "clip"
 """The clip of the round, float32 [1], beside the trained arrays of a run with adaptive clipping."""
+ACTIVITY: Final = "activity"
+"""Name of the one array of an ACTIVITY reply: float32 `[B]`, users per bucket of `mmrec_model.activity`."""
+CAP: Final = "cap"
+"""Distinct items of a user that the popularity release counts, float32 [1], where activity chose the number."""
 PAIRS: Final = "pairs"
 """Name of the one array of a PAIRS reply: float32 `[T]`, the triangle of `mmrec_model.collaboration.pairs`."""
 SELECTED: Final = "selected"
 """Catalogue places of the items whose pairs are counted, float32 `[M]`, ascending."""
+TAIL: Final = "tail"
+"""Weight of each selected item in a user's pairs, float32 `[M]`, in a plan with `collaboration.tail_weight`."""
 SCORER: Final = "scorer"
 """The collaborative scorer, float32 `[M, M]`; it travels with `selected`, apart from the other arrays."""
 KEPT_TERMS: Final = "kept_terms"
@@ -72,6 +79,7 @@ class Kind(StrEnum):
     """Message types, as Flower routes them."""
 
     DESCRIBE = "query.describe"
+    ACTIVITY = "train.activity"
     POPULARITY = "train.popularity"
     PAIRS = "train.pairs"
     SCORER = "query.scorer"

@@ -17,10 +17,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from mmrec_model.collaboration.estimate import Vectors, estimate_weights, select_items
+from mmrec_model.collaboration.tail import tail_weights
 from mmrec_model.config import RunConfig
 from mmrec_model.errors import FeatureError, ModelError
 from mmrec_model.features.folder import open_bundle
-from mmrec_model.protocol import SCORER, SELECTED, Arrays, arrays_digest
+from mmrec_model.protocol import SCORER, SELECTED, TAIL, Arrays, arrays_digest
 from mmrec_model.storage import write_atomically
 from server.checkpoint import Snapshot
 
@@ -28,8 +29,14 @@ _FILE, _FACTS = "scorer.safetensors", "scorer.json"
 
 
 def selection(config: RunConfig, snapshot: Snapshot) -> Arrays:
-    """`selected`: places of the most popular items, as many as the plan asks for; of the released prior."""
-    return {SELECTED: select_items(snapshot.prior, config.collaboration.items).astype(np.float32)}
+    """What a PAIRS request carries, of the released prior.
+
+    `selected`: places of the most popular items, as many as the plan asks for; `tail`: their weights, if it has any.
+    """
+    places = select_items(snapshot.prior, config.collaboration.items)
+    weight = config.collaboration.tail_weight
+    tail = {TAIL: tail_weights(snapshot.prior[places], weight)} if weight else {}
+    return {SELECTED: places.astype(np.float32), **tail}
 
 
 def make_scorer(
@@ -54,9 +61,10 @@ def make_scorer(
         items=config.collaboration.items,
         noise=noise,
         noise_penalty=config.collaboration.noise_penalty,
+        weight_M=selected.get(TAIL),
     )
     facts = {"modalities": found.modalities, "penalty": found.penalty, "kept": found.kept, "noise": noise}
-    return {SCORER: found.weights_MM, **selected}, facts
+    return {SCORER: found.weights_MM, SELECTED: selected[SELECTED]}, facts
 
 
 def keep(folder: Path, config: RunConfig, scorer: Arrays, facts: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from simulations import options
 EMBEDDED = "embedded synthetic set"
 NOT_IN_SCENARIOS = frozenset(
     {"fusion", "heads", "evaluate_every", "evaluate_final", "scope", "tower", "split", "pairs", "gate", "engine"}
+    | {"activity_quantile"}
     | {"prepare", "finish", "cvr_loss", "ctr_scorer", "user_media", "impute", "quarantine"}
 )
 
@@ -55,6 +56,7 @@ def simulate(  # noqa: PLR0917 - one argument per option
     split: options.Split = None,
     pairs: options.Pairs = True,
     gate: options.Gate = True,
+    activity_quantile: options.ActivityQuantile = 0.0,
     engine: options.Engine = "loopback",
     scenario: options.Scenario = None,
     only: options.Only = None,
@@ -66,6 +68,8 @@ def simulate(  # noqa: PLR0917 - one argument per option
 ) -> None:
     """Train one recommender over several partners under user-level privacy, and report what it cost and gave."""
     _check(epsilon, delta, silo, partners, clipping)
+    if not 0.0 <= activity_quantile < 1.0:
+        raise typer.BadParameter(f"{activity_quantile} is not 0, or between 0 and 1", param_hint="--activity-quantile")
     weights = _weights(heads)
     rule = None if split is None else SplitRule.parse(split)
     given = {name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
@@ -128,6 +132,7 @@ def simulate(  # noqa: PLR0917 - one argument per option
                 split=rule,
                 pairs=pairs,
                 gate=GATE_METRIC if gate else None,
+                activity_quantile=activity_quantile,
                 transform=workspace.transform_with(impute, quarantine),
             )
             if rule is not None:

@@ -116,6 +116,7 @@ def train(prepared: Prepared, engine: Engine, progress: Progress, watch: Stopwat
             return
         config = prepared.config
         once = 3 + 2 * (config.collaboration.items > 0) + (config.gate.metric is not None)
+        once += config.privacy.activity_quantile > 0.0
         waves = once + config.training.rounds + len(config.evaluated_rounds)
         messages = len(prepared.sites) * waves
         run_loopback(

@@ -66,6 +66,13 @@ Split = Annotated[
 Pairs = Annotated[
     bool, typer.Option("--pairs/--no-pairs", help="Release which items stand together, where there are enough users.")
 ]
+ActivityQuantile = Annotated[
+    float,
+    typer.Option(
+        help="Count as many items of a user for popularity as this share of the users has, by one more release; "
+        "0 for the plan's own cap."
+    ),
+]
 Gate = Annotated[
     bool, typer.Option("--gate/--no-gate", help="Export what scores best on a priced release, never below the floors.")
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from pydantic import JsonValue
 from safetensors.numpy import load
 
 from client.pricing import price
-from client.site import DIARY, Site
+from client.site import Site
 from mmrec_model.config import RunConfig
 from mmrec_model.errors import ModelError
 from mmrec_model.evaluation.partner_quality import gains
@@ -26,7 +25,14 @@ from mmrec_model.model.recommender import RecommenderNetwork
 from mmrec_model.model.scope import trained_share
 from mmrec_model.model.scoring import encode_catalogue
 from mmrec_model.model.state import model_of_state, state_of_rung
-from mmrec_model.planning import evaluation_event, pairs_event, plan_events, popularity_event, training_event
+from mmrec_model.planning import (
+    activity_event,
+    evaluation_event,
+    pairs_event,
+    plan_events,
+    popularity_event,
+    training_event,
+)
 from mmrec_model.privacy.accounting import epsilon
 from mmrec_model.privacy.events import PrivacyEvent, Relation, from_record, merge, to_record
 from mmrec_model.privacy.gaussian_dp import gaussian_mu
@@ -263,9 +269,7 @@ def _joining(found: Ranks, alone: AtHome, test: Panel, seed: int) -> JoiningReco
 
 def _worked(site: Site) -> float:
     """Wall seconds of the site's own work, from its diary."""
-    diary = site.root / DIARY
-    lines = diary.read_text(encoding="utf-8").splitlines() if diary.is_file() else []
-    return float(sum(json.loads(line)["seconds"] for line in lines))
+    return float(sum(entry.get("seconds", 0.0) for entry in site.noted()))
 
 
 def _spent(site: Site) -> tuple[PrivacyEvent, ...]:
@@ -342,6 +346,8 @@ def _rounds(outcome: Outcome, panel: Panel, progress: Progress) -> list[RoundRec
 
 def _spent_after(config: RunConfig, round_: int) -> float:
     events: tuple[PrivacyEvent, ...] = (popularity_event(config.privacy),)
+    if config.privacy.activity_quantile:
+        events = (activity_event(config.privacy), *events)
     if config.collaboration.items:
         events = (*events, pairs_event(config.privacy, config.collaboration))
     if round_:

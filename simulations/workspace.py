@@ -94,6 +94,7 @@ class Recipe:
         scope: which weights are trained; those of `model` but for the encoder that it may need.
         pairs: whether pairs of items may be released, where the federation is large enough for them.
         gate: metric by which the exported rung is chosen; None exports what was trained.
+        activity_quantile: share of the users by whose activity the cap of the popularity release is chosen; 0 for none.
         split: how interactions are held out; None for what the data pins, else leave-last-out.
         transform: from raw vectors to those of the bundle.
     """
@@ -116,6 +117,7 @@ class Recipe:
     scope: Scope = "fusion"
     pairs: bool = True
     gate: MetricName | None = GATE_METRIC
+    activity_quantile: float = 0.0
     split: SplitRule | None = None
     transform: TransformConfig = field(default_factory=TransformConfig)
 
@@ -260,7 +262,7 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
         groups: partners and their users; only their numbers are used.
     """
     users = sum(map(len, groups.values()))
-    wish = Wish(recipe.evaluation, pairs=recipe.pairs, gate=recipe.gate)
+    wish = Wish(recipe.evaluation, recipe.pairs, recipe.gate, activity_quantile=recipe.activity_quantile)
     facts = PublicFacts(users, len(groups), len(bundle.item_ids))
     budget = _budget(recipe.epsilon, recipe.delta, recipe.training, facts, wish)
     privacy = budget.privacy

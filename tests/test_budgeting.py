@@ -9,6 +9,7 @@ from functools import lru_cache
 import pytest
 
 from mmrec_model.budgeting import (
+    ACTIVITY_SHARE,
     FEWEST_ITEMS,
     GATE_ERROR,
     GATE_SHARES,
@@ -61,6 +62,24 @@ CASES = [
         itertools.product(WHO, itertools.product(("ndcg_at_10", None), (SHORT, NONE), (METRICS, None)))
     )
 ]
+
+
+@pytest.mark.parametrize(("facts", "training", "pairs"), [(MANY, SHORT, True), (MANY, NONE, True), (FEW, NONE, False)])
+def test_activity_gets_its_share_where_it_is_asked_for_and_the_price_stays(
+    facts: PublicFacts, training: TrainingConfig, pairs: bool
+) -> None:
+    budget = planned(3.0, training, facts, Wish(pairs=pairs, activity_quantile=0.9))
+    events = plan_events(run(budget, training))
+    assert 0.99 * 3.0 <= epsilon(events, DELTA) <= 3.0
+    share = 1.0 / (budget.privacy.activity_noise_multiplier * gaussian_mu(3.0, DELTA)) ** 2
+    assert share == pytest.approx(ACTIVITY_SHARE)
+    assert len(events) == len(plan_events(run(planned(3.0, training, facts, Wish(pairs=pairs)), training))) + 1
+    assert any("as 90% of the users have, 20 at most" in reason for reason in budget.reasons)
+
+
+def test_without_noise_activity_is_asked_for_all_the_same() -> None:
+    privacy = plan_budget(math.inf, DELTA, SHORT, MANY, Wish(activity_quantile=0.5)).privacy
+    assert (privacy.activity_quantile, privacy.activity_noise_multiplier) == (0.5, 0.0)
 
 
 @pytest.mark.parametrize(("target", "facts", "pairs", "gate", "training", "metrics"), CASES)

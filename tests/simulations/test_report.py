@@ -50,6 +50,7 @@ def ladder(*, private: bool) -> dict[str, Any]:
         "reasons": ["Pairs get 80% of the budget."],
         "pair_items": 1007,
         "modalities": {"text": 0.026, "image": 0.0},
+        "popularity_cap": 20,
     }
 
 
@@ -549,3 +550,15 @@ def test_without_a_figure_the_page_says_that_the_floor_was_exported(tmp_path: Pa
     assert "released no figure for the gate, so the floor was exported" in page(values, tmp_path)[0]
     values["ladder"]["metric"] = None
     assert "had no gate" in page(values, tmp_path)[0]
+
+
+def test_the_page_names_the_cap_that_activity_gave_and_none_without_a_quantile(tmp_path: Path) -> None:
+    values = made_up_run()
+    assert "Popularity counted" not in page(values, tmp_path)[0]
+    del values["ladder"]["popularity_cap"]
+    assert parse_run(values).ladder.popularity_cap is None, "a record from before the field"
+    values["ladder"]["popularity_cap"] = 11
+    values["config"]["privacy"]["activity_quantile"] = 0.9
+    found = page(values, tmp_path)[0]
+    assert "Popularity counted 11 distinct items of a user at most" in found
+    assert "puts 90% of them within that, and the plan allows 20." in found
