@@ -114,7 +114,7 @@ def train(prepared: Prepared, engine: Engine, progress: Progress, watch: Stopwat
             run_with_flower(prepared.recipe.out, len(prepared.sites))
             return
         config = prepared.config
-        once = 3 + 2 * (config.collaboration.items > 0) + (config.gate.metric is not None)
+        once = 3 + 2 * config.collaboration.released + (config.gate.metric is not None)
         waves = once + config.training.rounds + len(config.evaluated_rounds)
         messages = len(prepared.sites) * waves
         run_loopback(

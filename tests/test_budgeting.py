@@ -9,10 +9,8 @@ from functools import lru_cache
 import pytest
 
 from mmrec_model.budgeting import (
-    FEWEST_ITEMS,
     GATE_ERROR,
     GATE_SHARES,
-    MOST_ITEMS,
     Budget,
     PublicFacts,
     Wish,
@@ -21,6 +19,7 @@ from mmrec_model.budgeting import (
 from mmrec_model.config import FeatureSpec, ModelConfig, RunConfig, TrainingConfig
 from mmrec_model.config_ladder import EvaluationConfig
 from mmrec_model.errors import PrivacyError
+from mmrec_model.pair_forms import FEWEST_ITEMS, MOST_ITEMS
 from mmrec_model.planning import plan_events
 from mmrec_model.privacy.accounting import epsilon
 from mmrec_model.privacy.events import NonPrivate

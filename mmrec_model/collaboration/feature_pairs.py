@@ -60,8 +60,7 @@ def feature_triangle(history: Ints, features_ND: Floats, *, last: int) -> Floats
 
 def isometric(matrix_DD: Floats) -> Floats:
     """The triangle `[T]` of a symmetric matrix whose length is the matrix's Frobenius norm."""
-    rows, columns = np.triu_indices(len(matrix_DD))
-    return np.asarray(matrix_DD[rows, columns] * _scale(rows, columns))
+    return np.asarray((matrix_DD * _scale(len(matrix_DD)))[np.triu_indices(len(matrix_DD))])
 
 
 def symmetric(triangle_T: npt.NDArray[np.floating], dims: int) -> Floats:
@@ -70,10 +69,8 @@ def symmetric(triangle_T: npt.NDArray[np.floating], dims: int) -> Floats:
     Raises:
         ModelError: the triangle is not one of `dims` dimensions.
     """
-    matrix_DD = unpack(triangle_T, dims)
-    rows, columns = np.indices(matrix_DD.shape)
-    return matrix_DD / _scale(rows, columns)
+    return unpack(triangle_T, dims) / _scale(dims)
 
 
-def _scale(rows: Ints, columns: Ints) -> Floats:
-    return np.where(rows == columns, 1.0, math.sqrt(2.0))
+def _scale(dims: int) -> Floats:
+    return np.where(np.eye(dims, dtype=bool), 1.0, math.sqrt(2.0))

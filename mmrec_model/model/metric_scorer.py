@@ -2,9 +2,9 @@
 
     c(query, item) = (sum_k w_k x_k)^T W x_item / sqrt(sum_k w_k^2),        x = M^T v,
 
-v the item's vectors of all modalities, w the weights of `pair_scorer`; M (`mmrec_model.collaboration.feature_map`) and W
-(`.metric`) are public once they are paid for, and constant here. An item that nobody met has a score like any other; one
-without features gets 0.
+v the item's vectors of all modalities, w the weights of `pair_scorer`; the map M and the metric W
+(`mmrec_model.collaboration`) are public once they are paid for, and constant here. An item that nobody met has a score
+like any other; one without features gets 0.
 
 Shapes as in `mmrec_model.model.items`; F width of all modalities together, D dimensions of the feature space.
 """
