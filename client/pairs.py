@@ -6,22 +6,27 @@ history, so the noise multiplier of the plan is the standard deviation of the no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeAlias
+
 import numpy as np
 import numpy.typing as npt
 
-from mmrec_model.collaboration.feature_map import Vectors, features_of
+from mmrec_model.collaboration.feature_map import features_of
 from mmrec_model.collaboration.feature_pairs import sum_feature_pairs
 from mmrec_model.collaboration.layout import join, released_numbers
 from mmrec_model.collaboration.pairs import sum_pairs
-from mmrec_model.config import RunConfig
+from mmrec_model.config import Modality, RunConfig
 from mmrec_model.data.histories import Histories
 from mmrec_model.errors import ProtocolError
 from mmrec_model.privacy.noise import GaussianNoise
 from mmrec_model.protocol import FEATURE_MAP, SELECTED, Arrays
 
+Features: TypeAlias = Mapping[Modality, npt.NDArray[np.float32]]
+
 
 def count_pairs(
-    config: RunConfig, histories: Histories, state: Arrays, noise: GaussianNoise, vectors: Vectors
+    config: RunConfig, histories: Histories, state: Arrays, noise: GaussianNoise, vectors: Features
 ) -> npt.NDArray[np.float32]:
     """Noised sum of the users' vectors `[T]`.
 
@@ -50,7 +55,7 @@ def count_pairs(
     return total_T.astype(np.float32)
 
 
-def _features(config: RunConfig, state: Arrays, vectors: Vectors) -> npt.NDArray[np.float64]:
+def _features(config: RunConfig, state: Arrays, vectors: Features) -> npt.NDArray[np.float64]:
     """The catalogue in the public feature space `[N, D]`."""
     map_FD, shape = state.get(FEATURE_MAP), (sum(config.model_dims.values()), config.collaboration.dims)
     if map_FD is None or map_FD.shape != shape or not np.isfinite(map_FD).all():

@@ -31,6 +31,8 @@ _LOGS = np.arange(-20.0, 20.5, 0.5)
 """Logarithms of t, in units of the noise, that are tried."""
 _FLAT = 1e-3
 """Share of the largest value of S below which a direction counts as wide as this."""
+_NOTHING = 1e-12
+"""Width of a space in which no item has features; those of a whitened catalogue are about 1."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def estimate_metric(
     noised_DD = symmetric(triangle_T, features_ND.shape[1])
     excess_DD, share_N = _beyond_popularity(noised_DD, features_ND, prior_N.astype(np.float64))
     values_D, axes_DD = np.linalg.eigh(features_ND.T @ (share_N[:, None] * features_ND))
-    values_D = np.maximum(values_D, max(_FLAT * float(values_D[-1]), np.finfo(float).tiny))
+    values_D = np.maximum(values_D, max(_FLAT * float(values_D[-1]), _NOTHING))
     found_DD = axes_DD.T @ excess_DD @ axes_DD
     similarity = max(0.0, float(np.diag(found_DD) @ values_D**2) / float(np.sum(values_D**4)))
     plain_DD = np.diag(similarity * values_D**2)
