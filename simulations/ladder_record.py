@@ -46,6 +46,7 @@ def ladder_record(
         rungs=rungs,
         reasons=tuple(reasons),
         pair_items=config.collaboration.items,
+        pair_dims=config.collaboration.dims,
         modalities=found_facts(out / "coordinator").get("modalities", {}),
     )
 

@@ -182,7 +182,8 @@ class LadderRecord(Strict):
     """From what costs nothing to what was trained.
 
     `exported` is the rung that left the run; without a gate what was trained. `metric` is what the gate compared, null
-    without one. `reasons` say how the budget was split. `pair_items` counts the items whose pairs were released,
+    without one. `reasons` say how the budget was split. `pair_items` counts the items whose pairs were released, `pair_dims` the
+    dimensions of features,
     `modalities` holds the weight of each modality's content in what unseen pairs are shrunk towards.
     """
 
@@ -191,6 +192,7 @@ class LadderRecord(Strict):
     rungs: dict[str, RungRecord]
     reasons: tuple[str, ...]
     pair_items: Natural
+    pair_dims: Natural = 0
     modalities: dict[str, Amount]
 
 
