@@ -182,9 +182,9 @@ class LadderRecord(Strict):
     """From what costs nothing to what was trained.
 
     `exported` is the rung that left the run; without a gate what was trained. `metric` is what the gate compared, null
-    without one. `reasons` say how the budget was split. `pair_items` counts the items whose pairs were released, `pair_dims` the
-    dimensions of features,
-    `modalities` holds the weight of each modality's content in what unseen pairs are shrunk towards.
+    without one. `reasons` say how the budget was split. `pair_items` counts the items whose pairs were released,
+    `pair_dims` the dimensions of features; `modalities` holds the weight of each modality's content in what unseen
+    pairs are shrunk towards.
     """
 
     exported: str
