@@ -10,19 +10,20 @@ from collections.abc import Mapping, Sequence
 
 from client.site import Site
 from mmrec_model.config import RunConfig
-from mmrec_model.evaluation.baselines import EASE, MAX_ITEMS, ItemKNN, Popularity, scorer
+from mmrec_model.evaluation.baselines import EASE, MAX_ITEMS, ItemKNN, Popularity, Recommender, scorer
 from mmrec_model.evaluation.ranking import Ranks, ranking_metrics
 from mmrec_model.evaluation.ranking import standard_errors as standard_errors_of
 from mmrec_model.ladder import rungs_of
 from mmrec_model.model.items import Items
 from mmrec_model.model.state import model_of_state, state_of_rung
 from mmrec_model.protocol import PRIOR, Arrays
-from simulations.panels import Panel, Part, panel_of
+from simulations.panels import Bools, Panel, Part, model_on_histories, panel_of, with_new_items
 from simulations.run_record import Metrics
 
 __all__ = [
-    "FLOORS", "Panel", "Part", "all_errors", "all_metrics", "baseline_ranks", "errors", "floor_ranks", "metrics",
-    "model_ranks", "of_partner", "own_media", "panel_of", "upper_rung_ranks",
+    "FLOORS", "Panel", "Part", "all_errors", "all_metrics", "baseline_ranks", "errors", "fit_baselines",
+    "floor_ranks", "metrics", "model_ranks", "of_partner", "own_media", "panel_of", "ranks_with_new_items",
+    "upper_rung_ranks",
 ]  # fmt: skip
 
 
@@ -44,13 +45,27 @@ def model_ranks(config: RunConfig, items: Items, panel: Panel, state: Arrays) ->
     return panel.rank(panel.model_scorer(model_of_state(config, state), items.with_prior(state[PRIOR])))
 
 
-def baseline_ranks(panel: Panel) -> dict[str, Ranks]:
+def ranks_with_new_items(config: RunConfig, items: Items, panel: Panel, state: Arrays, new_N: Bools) -> Ranks:
+    """As `model_ranks`, with one place in ten kept for new items by the free content profile."""
+    catalogue = items.with_prior(state[PRIOR])
+    score, content = (
+        model_on_histories(model_of_state(config, one), catalogue)
+        for one in (state, state_of_rung(config, state, "content"))
+    )
+    return panel.rank(panel.scorer(with_new_items(score, content, new_N)))
+
+
+def fit_baselines(panel: Panel) -> dict[str, Recommender]:
     """Non-private recommenders that see everybody's train rows: what centralising the data would reach."""
-    found = {"popularity": panel.rank(scorer(Popularity().fit(panel.train), panel.rows))}
+    found: dict[str, Recommender] = {"popularity": Popularity().fit(panel.train)}
     if panel.task.n_items <= MAX_ITEMS:
-        found["item_knn"] = panel.rank(scorer(ItemKNN().fit(panel.train), panel.rows))
-        found["ease"] = panel.rank(scorer(EASE().fit(panel.train), panel.rows))
+        found |= {"item_knn": ItemKNN().fit(panel.train), "ease": EASE().fit(panel.train)}
     return found
+
+
+def baseline_ranks(panel: Panel) -> dict[str, Ranks]:
+    """Their ranks on the panel."""
+    return {name: panel.rank(scorer(fitted, panel.rows)) for name, fitted in fit_baselines(panel).items()}
 
 
 FLOORS = {"popularity": "popularity_dp", "content": "free_content", "free": "free_content_with_prior"}

@@ -20,6 +20,9 @@ NOT_IN_SCENARIOS = frozenset(
     | {"prepare", "finish", "cvr_loss", "ctr_scorer", "user_media", "impute", "quarantine"}
 )
 
+READ_WHEN_FINISHING = frozenset({"finish", "data", "out"})
+"""Everything else was decided when the folder was prepared; `--data` still names the data in the report."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -67,6 +70,7 @@ def simulate(  # noqa: PLR0917 - one argument per option
     rule = None if split is None else SplitRule.parse(split)
     given = {name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
     _check_scenario(given)
+    _check_stages(given)
     training = TrainingConfig(rounds=rounds, loss=loss)
     if scenario is not None:
         from simulations.scenarios import command  # noqa: PLC0415
@@ -153,8 +157,20 @@ def _check_scenario(given: set[str]) -> None:
     unread = given & ({"only", "seeds", "rivals"} if "scenario" not in given else NOT_IN_SCENARIOS)
     if unread:
         reason = "a scenario sets or has none of it" if "scenario" in given else "is read with --scenario alone"
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unread))
-        raise typer.BadParameter(reason, param_hint=names)
+        raise typer.BadParameter(reason, param_hint=_names(unread))
+
+
+def _check_stages(given: set[str]) -> None:
+    """Refuse options of another stage of a job that is done in two: all but the folders when it is finished."""
+    unread = given - READ_WHEN_FINISHING if "finish" in given else given & {"engine"} if "prepare" in given else set()
+    if unread:
+        stage = "--finish reads the plan of the folder" if "finish" in given else "--prepare trains nothing"
+        raise typer.BadParameter(f"{stage}, so this would do nothing", param_hint=_names(unread))
+
+
+def _names(parameters: set[str]) -> str:
+    """Options as they are typed."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(parameters))
 
 
 def _weights(heads: str) -> dict[str, float]:

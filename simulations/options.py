@@ -83,4 +83,4 @@ Rivals = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")]
 Prepare = Annotated[bool, typer.Option("--prepare", help="Stop before training, for `flwr run`.")]
-Finish = Annotated[bool, typer.Option("--finish", help="Assess and report a folder that was trained.")]
+Finish = Annotated[bool, typer.Option("--finish", help="Assess and report a folder that was trained, by its own plan.")]

@@ -19,6 +19,7 @@ from client.pricing import price
 from client.site import DIARY, Site
 from mmrec_model.config import RunConfig
 from mmrec_model.errors import ModelError
+from mmrec_model.evaluation.partner_quality import gains
 from mmrec_model.evaluation.ranking import Ranks, chance_level, paired_difference
 from mmrec_model.features.bundle import FeatureBundle
 from mmrec_model.model.recommender import RecommenderNetwork
@@ -39,9 +40,7 @@ from simulations.assessment import (
     Panel,
     all_errors,
     all_metrics,
-    baseline_ranks,
     errors,
-    floor_ranks,
     metrics,
     model_ranks,
     of_partner,
@@ -53,8 +52,10 @@ from simulations.ladder_record import ladder_record
 from simulations.progress import Progress
 from simulations.released_metrics import evaluation_records
 from simulations.run_record import (
+    AloneRecord,
     DataFacts,
     FeatureFacts,
+    JoiningRecord,
     LadderRecord,
     Metrics,
     ModalityFacts,
@@ -66,6 +67,8 @@ from simulations.run_record import (
     Verdict,
     Versions,
 )
+from simulations.standing import Standing
+from simulations.staying_alone import METRIC, AtHome
 from simulations.synthetic.answer import FILE_NAME as KNOWN_ANSWER
 from simulations.synthetic.answer import KnownAnswer
 from simulations.workspace import Recipe
@@ -106,24 +109,20 @@ def scorer_of(state: Arrays) -> Arrays:
     return {name: state[name] for name in COLLABORATIVE if name in state}
 
 
-def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Progress) -> RunRecord:
+def build_record(outcome: Outcome, validation: Panel, test: Panel, standing: Standing, progress: Progress) -> RunRecord:
     """Assess a finished run.
 
     Args:
         outcome: the trained workspace.
         validation: for the curve over rounds.
-        test: for the final figures; looked at once.
-        progress: told about rounds and systems assessed.
+        test: for the final figures.
+        standing: what was ranked on it.
+        progress: told about rounds assessed.
     """
     state = final_state(outcome.recipe.out)
     items = outcome.sites[0].items
-    progress("assessing", 0, 2)
-    found = model_ranks(outcome.config, items, test, state)
+    found, floors, baselines = standing.exported.ranks, standing.floors, standing.baselines
     trained = model_of_state(outcome.config, state)
-    floors = floor_ranks(outcome.config, items, test, state)
-    progress("assessing", 1, 2)
-    baselines = baseline_ranks(test)
-    progress("assessing", 2, 2)
     return RunRecord(
         command=outcome.command,
         version=software(),
@@ -131,7 +130,7 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
         data=_data(outcome),
         features=_features(outcome.bundle),
         model=_trained_part(outcome.config, trained),
-        partners=_partners(outcome, test, found, floors),
+        partners=_partners(outcome, test, standing),
         metrics=metrics(found),
         standard_errors=errors(found),
         users_evaluated=len(test.histories),
@@ -140,6 +139,7 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
         floor_standard_errors=all_errors(floors),
         baseline_standard_errors=all_errors(baselines),
         verdict=_verdict(found, floors, outcome.config.seed),
+        alone=_joining(found, standing.alone, test, outcome.config.seed),
         heads=assess_heads(
             [site.dataset for site in outcome.sites],
             test,
@@ -207,7 +207,7 @@ def _trained_part(config: RunConfig, model: RecommenderNetwork) -> ModelFacts:
     return ModelFacts(scope=config.model.scope, trained_weights=share.trained, weights=share.weights)
 
 
-def _partners(outcome: Outcome, test: Panel, found: Ranks, floors: Mapping[str, Ranks]) -> list[PartnerRecord]:
+def _partners(outcome: Outcome, test: Panel, standing: Standing) -> list[PartnerRecord]:
     up, down = Counter[str](), Counter[str]()
     for event in read_journal(outcome.coordinator / "run.jsonl"):
         up.update(event.get("bytes_up", {}))
@@ -215,7 +215,7 @@ def _partners(outcome: Outcome, test: Panel, found: Ranks, floors: Mapping[str, 
     records = []
     for number, site in enumerate(outcome.sites):
         spent = _spent(site)
-        of_floor = {name: of_partner(ranks, test, number) for name, ranks in floors.items()}
+        of_floor = {name: of_partner(ranks, test, number) for name, ranks in standing.floors.items()}
         records.append(
             PartnerRecord(
                 name=site.config.name,
@@ -228,11 +228,37 @@ def _partners(outcome: Outcome, test: Panel, found: Ranks, floors: Mapping[str, 
                 bytes_up=up[site.config.name],
                 bytes_down=down[site.config.name],
                 seconds=_worked(site),
-                metrics=of_partner(found, test, number),
+                metrics=of_partner(standing.exported.ranks, test, number),
                 floor_metrics={name: value for name, value in of_floor.items() if value is not None},
+                alone=_alone(standing.alone, test, number),
             )
         )
     return records
+
+
+def _alone(alone: AtHome, test: Panel, number: int) -> AloneRecord | None:
+    """What one partner has alone; None where it has no user in the panel."""
+    found = of_partner(alone.test, test, number)
+    if found is None:
+        return None
+    return AloneRecord(system=alone.chosen[number], validation=dict(alone.validation.get(number, {})), metrics=found)
+
+
+def _joining(found: Ranks, alone: AtHome, test: Panel, seed: int) -> JoiningRecord:
+    """What the federation gives over staying alone, by partner and over all users."""
+    gained = [gain.mean for gain in gains(found, alone.test, test.partner_U, METRIC).values()]
+    difference = paired_difference(found, alone.test, METRIC, seed=seed)
+    return JoiningRecord(
+        metric=METRIC,
+        partners=len(gained),
+        better=sum(gain > 0.0 for gain in gained),
+        mean=sum(gained) / len(gained),
+        worst=min(gained),
+        difference=difference.mean,
+        low=difference.low,
+        high=difference.high,
+        left_out=dict(alone.left_out),
+    )
 
 
 def _worked(site: Site) -> float:
