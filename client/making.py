@@ -88,8 +88,9 @@ def _make_metrics(site: Site, reserve: Record, config: RunConfig, state: Arrays)
 
 def _make_pairs(site: Site, reserve: Record, config: RunConfig, state: Arrays) -> Finished:
     noise = site.noise(f"pairs/{reserve.text('run_id')}/{reserve.whole('attempt')}")
-    pairs = count_pairs(config, site.dataset.train, state, noise)
-    _note(site, reserve, cut_items(site.dataset.train, config.collaboration.history, state[SELECTED]))
+    pairs = count_pairs(config, site.dataset.train, state, noise, site.bundle.vectors)
+    if config.collaboration.items:
+        _note(site, reserve, cut_items(site.dataset.train, config.collaboration.history, state[SELECTED]))
     event = committed_event(config, noise_multiplier=config.collaboration.noise_multiplier, steps=None)
     return Finished({PAIRS: pairs}, event, 1, _rng(config, noise.source), _bound(event, BOUND))
 

@@ -128,7 +128,7 @@ def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answe
         if kind is Kind.DESCRIBE:
             approve_plan(ledger, site, config)
         elif kind is Kind.SCORER:
-            keep_scorer(site.inbox, arrays, items=config.collaboration.items)
+            keep_scorer(site.inbox, arrays, config)
         else:
             if kind is Kind.EVALUATE:
                 check_metrics(site.policy, config)
@@ -148,10 +148,10 @@ def _check_request(config: RunConfig, kind: Kind, request: Request, arrays: Arra
             f"round {request.round} of run '{request.run_id}' is not a {kind} round of plan '{config.run_id}'",
             remedy="Send the rounds of the plan's own run",
         )
-    if kind in _SCORED and bool(request.scorer) != (config.collaboration.items > 0):
+    if kind in _SCORED and bool(request.scorer) != config.collaboration.released:
         raise ProtocolError(
             f"the request names {'a' if request.scorer else 'no'} scorer of pairs, the plan has pairs of "
-            f"{config.collaboration.items} items",
+            f"{config.collaboration.items} items and {config.collaboration.dims} dimensions",
             remedy="Name the scorer that was sent, in a plan with pairs alone",
         )
     digest = state_digest(arrays, request.scorer)
@@ -170,7 +170,7 @@ def _rounds_of(config: RunConfig, kind: Kind) -> Container[int]:
         case Kind.COMPARE:
             return (config.training.rounds + 1,) if config.gate.metric is not None else ()
         case Kind.PAIRS | Kind.SCORER:
-            return (0,) if config.collaboration.items else ()
+            return (0,) if config.collaboration.released else ()
         case Kind.ACTIVITY:
             return (0,) if config.privacy.activity_quantile else ()
     return (0,)

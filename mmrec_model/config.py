@@ -157,6 +157,7 @@ class ModelConfig(Strict):
         popularity_weight: weight of the standardised log popularity prior, once released.
         collaboration_weight: weight of the standardised score from released pairs of items (`RunConfig.collaboration`);
             0 in a model without it.
+        metric_weight: likewise of the standardised score from released pairs of features, which is added to it.
         fused_scale: size of the fused part beside the diagonal one; a smaller part collects less noise.
         temperature: multiplies all scores inside the loss; rankings do not depend on it.
         modalities: those of the bundle that the model reads; null for all of them.
@@ -191,6 +192,7 @@ class ModelConfig(Strict):
     )
     popularity_weight: NonNegative = 0.1
     collaboration_weight: NonNegative = 0.0
+    metric_weight: NonNegative = 0.0
     fused_scale: Positive = 0.5
     temperature: Positive = 10.0
     modalities: Annotated[tuple[Modality, ...], Field(min_length=1)] | None = None

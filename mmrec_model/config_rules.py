@@ -114,7 +114,7 @@ def refuse_unplanned_activity(privacy: PrivacyConfig) -> None:
 def refuse_broken_ladder(run: RunConfig) -> None:
     """Refuse a rung without its noise, noise without its rung, and a scorer of pairs that is not read."""
     pairs, gate, private = run.collaboration, run.gate, run.privacy.mechanism != "none"
-    rungs = (("collaboration", pairs.items > 0, pairs.noise_multiplier), ("gate", gate.metric is not None,
+    rungs = (("collaboration", pairs.released, pairs.noise_multiplier), ("gate", gate.metric is not None,
              gate.noise_multiplier))  # fmt: skip
     for name, used, noise in rungs:
         if used and private and noise <= 0.0:
@@ -127,6 +127,12 @@ def refuse_broken_ladder(run: RunConfig) -> None:
         raise ValueError(f"collaboration.items is {pairs.items}, the catalogue has {run.features.items}")
     if (pairs.items > 0) != (run.model.collaboration_weight > 0.0):
         raise ValueError("collaboration.items and model.collaboration_weight are both above 0, or both 0")
+    if (pairs.dims > 0) != (run.model.metric_weight > 0.0):
+        raise ValueError("collaboration.dims and model.metric_weight are both above 0, or both 0")
+    if pairs.dims > (width := sum(run.model_dims.values())):
+        raise ValueError(f"collaboration.dims is {pairs.dims}, the model reads features of width {width}")
+    if not (pairs.items and pairs.dims) and pairs.feature_share != type(pairs).model_fields["feature_share"].default:
+        raise ValueError(f"feature_share is {pairs.feature_share:g}, and is read only with both items and dims")
 
 
 def refuse_unread_transform(transform: TransformConfig) -> None:

@@ -52,7 +52,7 @@ def evaluation_event(privacy: PrivacyConfig, evaluation: EvaluationConfig, *, re
 
 
 def pairs_event(privacy: PrivacyConfig, collaboration: CollaborationConfig) -> PrivacyEvent:
-    """The one release of item pairs."""
+    """The one release of pairs."""
     return NonPrivate() if privacy.mechanism == "none" else GaussianRelease(collaboration.noise_multiplier)
 
 
@@ -65,7 +65,7 @@ def plan_events(config: RunConfig) -> tuple[PrivacyEvent, ...]:
     """Every release of a whole run at one partner, in order."""
     events: list[PrivacyEvent] = [activity_event(config.privacy)] if config.privacy.activity_quantile else []
     events.append(popularity_event(config.privacy))
-    if config.collaboration.items:
+    if config.collaboration.released:
         events.append(pairs_event(config.privacy, config.collaboration))
     if config.training.rounds:
         events.append(training_event(config.privacy, config.training, rounds=config.training.rounds))

@@ -162,15 +162,16 @@ def _collaborate(  # noqa: PLR0917 - the parts of one round
     grid: Grid, config: RunConfig, enrolment: Enrolment, sites: Sites, journal: Journal, snapshot: Snapshot
 ) -> tuple[Snapshot, Arrays]:
     """The snapshot with its collaborative scorer, made now or before, and brought to the partners."""
-    if not config.collaboration.items:
+    if not config.collaboration.released:
         return snapshot, {}
     folder = journal.path.parent
     scorer = collaboration.find(folder, config, snapshot)
     if not scorer:
-        selected = collaboration.selection(config, snapshot)
-        triangle, noise, facts = release_pairs(grid, config, enrolment, sites, selected)
-        journal.write("pairs", items=config.collaboration.items, **facts.to_json())
-        scorer, found = collaboration.make_scorer(config, folder.parent / "features", selected, triangle, noise)
+        features, asked = folder.parent / "features", config.collaboration
+        selected = collaboration.selection(folder, config, snapshot, features)
+        released, noise, facts = release_pairs(grid, config, enrolment, sites, selected)
+        journal.write("pairs", items=asked.items, dims=asked.dims, **facts.to_json())
+        scorer, found = collaboration.make_scorer(config, features, selected, released, noise, snapshot.prior)
         collaboration.keep(folder, config, scorer, found)
     digest = arrays_digest(scorer)
     journal.write("scorer", scorer=digest, **send_scorer(grid, config, enrolment, sites, scorer).to_json())

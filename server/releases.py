@@ -4,7 +4,7 @@
     ACTIVITY      one priced release, where the plan asks for it: users by length of history, which set a cap
                   (`server.activity`)
     POPULARITY    one priced release: counts of items, which become the prior of round 0
-    PAIRS         one priced release: sums of item pairs, which become the collaborative scorer (`server.collaboration`)
+    PAIRS         one priced release: sums of pairs, which become the collaborative scorer (`server.collaboration`)
     SCORER        carries that scorer to the partners, once
     EVALUATE      one priced release after each round that the plan names
     COMPARE       one priced release: the rungs of the ladder, for the gate (`server.gate`)
@@ -30,7 +30,8 @@ from flwr.serverapp import Grid
 
 from mmrec_model.activity import BOUND as ACTIVITY_BOUND
 from mmrec_model.activity import bucket_edges, cap_of
-from mmrec_model.collaboration.pairs import BOUND, triangle_size
+from mmrec_model.collaboration.layout import released_numbers
+from mmrec_model.collaboration.pairs import BOUND
 from mmrec_model.collaboration.popularity import popularity_prior
 from mmrec_model.config import RunConfig
 from mmrec_model.ladder import rungs_of
@@ -121,24 +122,24 @@ def release_popularity(  # noqa: PLR0917 - the parts of one round
 def release_pairs(
     grid: Grid, config: RunConfig, enrolment: Enrolment, sites: Sites, selected: Arrays
 ) -> tuple[Floats, float, WaveFacts]:
-    """Ask every partner for its noised sum of item pairs, once.
+    """Ask every partner for its noised sum of pairs, once.
 
     Args:
         grid: the transport.
         config: the plan.
         enrolment: the partners.
         sites: the partners' keys and ledger heads.
-        selected: `selected`, the places of the items whose pairs count.
+        selected: `selected`, the places of the items whose pairs count, and `feature_map`; as far as the plan has them.
 
     Returns:
-        The sum of all triangles `[T]`, the standard deviation of the noise in each number, and what came back.
+        The sum of all releases `[T]`, the standard deviation of the noise in each number, and what came back.
 
     Raises:
         VoidWave: fewer releases than the plan's minimum are admitted.
     """
     asked = config.collaboration
     request = Request(config.run_id, 0, config.model_dump_json(), state_digest(selected))
-    sums = _Sums(Kind.PAIRS, PAIRS, triangle_size(asked.items), BOUND, asked.noise_multiplier)
+    sums = _Sums(Kind.PAIRS, PAIRS, released_numbers(asked), BOUND, asked.noise_multiplier)
     accepted, facts = _ask(grid, config, enrolment, sites, sums, request, selected)
     require_cohort(facts, config)
     return _total(sums, accepted, facts), asked.noise_multiplier * BOUND * math.sqrt(len(accepted)), facts

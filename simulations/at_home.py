@@ -38,7 +38,13 @@ class Joined:
 
 
 def join_at_home(
-    config: RunConfig, items: Items, datasets: Sequence[PartnerDataset], validation: Panel, test: Panel, state: Arrays
+    config: RunConfig,
+    items: Items,
+    datasets: Sequence[PartnerDataset],
+    validation: Panel,
+    test: Panel,
+    *,
+    state: Arrays,
 ) -> Joined:
     """Let every partner add its own terms, and rank the test users with them.
 
@@ -61,8 +67,6 @@ def join_at_home(
         mine = np.flatnonzero(validation.partner_U == number)
         terms = learn_terms(data.train, vectors, validation.task.n_items)
         histories = [validation.histories[user] for user in mine]
-        weighed[number] = weigh_terms(
-            terms, histories, validation.task.take(mine), exported, content, seed=config.seed
-        )
+        weighed[number] = weigh_terms(terms, histories, validation.task.take(mine), exported, content, seed=config.seed)
     own = {number: test.scorer(one.terms.scorer(exported, content)) for number, one in weighed.items()}
     return Joined(test.rank(at_partners(test, own)), weighed)

@@ -115,7 +115,7 @@ def train(prepared: Prepared, engine: Engine, progress: Progress, watch: Stopwat
             run_with_flower(prepared.recipe.out, len(prepared.sites))
             return
         config = prepared.config
-        once = 3 + 2 * (config.collaboration.items > 0) + (config.gate.metric is not None)
+        once = 3 + 2 * config.collaboration.released + (config.gate.metric is not None)
         once += config.privacy.activity_quantile > 0.0
         waves = once + config.training.rounds + len(config.evaluated_rounds)
         messages = len(prepared.sites) * waves

@@ -47,6 +47,7 @@ def ladder_record(
         rungs=rungs,
         reasons=tuple(reasons),
         pair_items=config.collaboration.items,
+        pair_dims=config.collaboration.dims,
         popularity_cap=cap_in_force(out / "coordinator", config),
         modalities=found_facts(out / "coordinator").get("modalities", {}),
     )

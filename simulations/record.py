@@ -38,7 +38,7 @@ from mmrec_model.privacy.events import PrivacyEvent, Relation, from_record, merg
 from mmrec_model.privacy.gaussian_dp import gaussian_mu
 from mmrec_model.privacy.keys import SigningKey
 from mmrec_model.privacy.ledger import read_ledger
-from mmrec_model.protocol import PRIOR, SCORER, SELECTED, Arrays
+from mmrec_model.protocol import COLLABORATIVE, PRIOR, Arrays
 from server.checkpoint import CheckpointStore
 from server.journal import read_journal
 from simulations.assessment import (
@@ -112,7 +112,7 @@ def final_state(out: Path) -> Arrays:
 
 def scorer_of(state: Arrays) -> Arrays:
     """The collaborative scorer of a state, which snapshots only name; nothing in a run without one."""
-    return {name: state[name] for name in (SCORER, SELECTED) if name in state}
+    return {name: state[name] for name in COLLABORATIVE if name in state}
 
 
 def build_record(outcome: Outcome, validation: Panel, test: Panel, standing: Standing, progress: Progress) -> RunRecord:
@@ -348,7 +348,7 @@ def _spent_after(config: RunConfig, round_: int) -> float:
     events: tuple[PrivacyEvent, ...] = (popularity_event(config.privacy),)
     if config.privacy.activity_quantile:
         events = (activity_event(config.privacy), *events)
-    if config.collaboration.items:
+    if config.collaboration.released:
         events = (*events, pairs_event(config.privacy, config.collaboration))
     if round_:
         events = (*events, training_event(config.privacy, config.training, rounds=round_))

@@ -214,8 +214,9 @@ class LadderRecord(Strict):
 
     `exported` is the rung that left the run; without a gate what was trained. `metric` is what the gate compared, null
     without one. `reasons` say how the budget was split. `pair_items` counts the items whose pairs were released,
-    `modalities` holds the weight of each modality's content in what unseen pairs are shrunk towards. `popularity_cap`
-    is the number of distinct items of a user that the popularity release counted; null in a record that does not say.
+    `pair_dims` the dimensions of features; `modalities` holds the weight of each modality's content in what unseen
+    pairs are shrunk towards. `popularity_cap` is the number of distinct items of a user that the popularity release
+    counted; null in a record that does not say.
     """
 
     exported: str
@@ -223,6 +224,7 @@ class LadderRecord(Strict):
     rungs: dict[str, RungRecord]
     reasons: tuple[str, ...]
     pair_items: Natural
+    pair_dims: Natural = 0
     modalities: dict[str, Amount]
     popularity_cap: Natural | None = None
 

@@ -47,7 +47,7 @@ def histories_of(lists: list[list[int]]) -> Histories:
 
 
 def counted(lists: list[list[int]], noise: float = 0.0, seed: bytes = b"x") -> np.ndarray:
-    return count_pairs(plan(noise), histories_of(lists), CHOSEN, GaussianNoise(seed=seed))
+    return count_pairs(plan(noise), histories_of(lists), CHOSEN, GaussianNoise(seed=seed), {})
 
 
 @settings(max_examples=60, deadline=None)
@@ -88,7 +88,7 @@ def test_the_noise_of_every_number_has_the_planned_deviation_and_another_would_b
 def test_items_that_the_plan_does_not_mean_are_refused(selected: list[float] | None) -> None:
     state = {} if selected is None else {SELECTED: np.array(selected, np.float32)}
     with pytest.raises(ProtocolError, match="ascending places"):
-        count_pairs(plan(0.0), histories_of([[0, 2]]), state, GaussianNoise(seed=b"x"))
+        count_pairs(plan(0.0), histories_of([[0, 2]]), state, GaussianNoise(seed=b"x"), {})
 
 
 def weighted(plan: RunConfig) -> RunConfig:

@@ -545,7 +545,7 @@ def test_the_scorer_that_the_partners_get_is_made_of_what_they_released_and_of_n
     replies = {str(reply.content.config_records[FIELDS]["partner"]): reply for reply in answered(tape, Kind.PAIRS)}
     released = np.sum([arrays_of(replies[name])[PAIRS].astype(np.float64) for name in sorted(USERS)], axis=0)
     noise = 4.0 * np.sqrt(len(USERS))
-    scorer, _ = collaboration.make_scorer(tape.config, workspace / "features", selected, released, noise)
+    scorer, _ = collaboration.make_scorer(tape.config, workspace / "features", selected, released, noise, prior)
     assert set(scorer) == {SCORER, SELECTED}
     assert [arrays_digest(arrays) for arrays in sent] == [arrays_digest(scorer)] * len(USERS)
     for request in (*asked(tape, Kind.TRAIN), *asked(tape, Kind.COMPARE), *asked(tape, Kind.EVALUATE)):

@@ -49,6 +49,7 @@ def ladder(*, private: bool) -> dict[str, Any]:
         "rungs": {name: {"test": metrics(value), "released": released[name]} for name, value in values.items()},
         "reasons": ["Pairs get 80% of the budget."],
         "pair_items": 1007,
+        "pair_dims": 0,
         "modalities": {"text": 0.026, "image": 0.0},
         "popularity_cap": 20,
     }
