@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
     group.command("rotate-key")(rotate_key)
     group.command("server-key")(server_key)
     group.command("activity")(activity)
+    group.command("home")(home)
     app.add_typer(group, name="site")
 
 
@@ -102,6 +103,32 @@ def activity(
     console = Console(soft_wrap=True)
     console.print(shown if found else "No release of this site has a bound that could cut a user yet.")
     console.print(PRIVATE)
+
+
+def home(
+    site: SiteFolder,
+    model: Annotated[Path, typer.Option(help="The exported model, the folder `model` of a run.")],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Make the partner's own terms beside an exported model, from its own users; they stay in the folder `home`."""
+    from client.home import make_home  # noqa: PLC0415
+    from client.site import Site  # noqa: PLC0415
+
+    opened = Site.open(site)
+    weighed = make_home(opened, model)
+    terms, figures = weighed.terms, weighed.validation
+    if as_json:
+        base = "content" if terms.content_base else "exported"
+        weights = {"pairs": terms.pairs_weight, "prior": terms.prior_weight, "base": base}
+        typer.echo(json.dumps({"folder": str(opened.home), "weights": weights, "validation": dict(figures)}))
+        return
+    typer.echo(f"{opened.home}: own pairs count {terms.pairs_weight:.3g}, own popularity {terms.prior_weight:.3g}, "
+               f"beside {'free content' if terms.content_base else 'the exported model'}.")  # fmt: skip
+    if figures:
+        typer.echo(f"ndcg@10 on your users' validation items: {figures['home']:.4f} with your own terms, "
+                   f"{figures['exported']:.4f} without.")  # fmt: skip
+    typer.echo("These terms are exact figures of your users. They are private: do not share them.", err=True)
 
 
 def self_test(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False) -> None:

@@ -13,21 +13,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from client.site import Site
 from mmrec_model.collaboration.estimate import Vectors, estimate_weights, select_items
 from mmrec_model.collaboration.pairs import sum_pairs
 from mmrec_model.collaboration.popularity import popularity_prior
 from mmrec_model.data.histories import Histories
+from mmrec_model.errors import ModelError
 from mmrec_model.evaluation.ranking import RankingTask, Scorer, ranking_metrics, ranks
 from mmrec_model.home_terms import HistoryScorer, HomeTerms, Ints
+from mmrec_model.model.folder import load_model
+from mmrec_model.model.recommender import initial_state
+from mmrec_model.model.scoring import encode_catalogue, score_catalogue
+from mmrec_model.model.state import beside_of, model_of_state, state_of_rung
 
 METRIC: Final = "ndcg_at_10"
-MOST_ITEMS: Final = 4096
-"""Own pairs are those of the most popular items; a scorer of more does not fit into a desktop's memory."""
+MOST_ITEMS: Final = 2048
+"""Own pairs are those of the most popular items; as many as a federation's."""
 MOST_USERS: Final = 2000
 PAIRS_FACTORS: Final = (0.0, 0.5, 1.0, 2.0, 4.0)
 PRIOR_FACTORS: Final = (0.0, 0.25, 0.5, 1.0)
@@ -45,6 +52,46 @@ class Weighed:
 
     terms: HomeTerms
     validation: Mapping[str, float]
+
+
+def make_home(site: Site, model: Path) -> Weighed:
+    """Learn and weigh the terms of a site, and keep them in its folder `home`.
+
+    Args:
+        site: the partner's.
+        model: an exported model of the federation that the site belongs to.
+
+    Raises:
+        ModelError: the model is damaged, or was trained on another catalogue or other features.
+    """
+    exported = load_model(model, encoder_source=site.config.text_encoder)
+    if exported.config.features.digest != site.bundle.digest:
+        raise ModelError(
+            f"the model was trained on features {exported.config.features.digest[:12]}, the site has "
+            f"{site.bundle.digest[:12]}",
+            remedy="Install the feature bundle of this model's federation",
+        )
+    config, data = exported.config, site.dataset
+    items = encode_catalogue(exported.model, site.items.with_prior(exported.prior_N))
+    untrained = initial_state(config, encoder_source=site.config.text_encoder)
+    content = model_of_state(
+        config,
+        state_of_rung(config, beside_of(exported.model, exported.prior_N), "content", untrained),
+        encoder_source=site.config.text_encoder,
+    )
+    terms = learn_terms(data.train, {name: site.bundle.vectors[name] for name in config.model_dims}, len(items.prior))
+    users = np.flatnonzero(data.val >= 0).astype(np.int64)
+    histories = [data.train.of(int(user)) for user in users]
+    weighed = weigh_terms(
+        terms,
+        histories,
+        RankingTask.from_histories(histories, data.val[users], n_items=len(items.prior), luck_rows_U=users),
+        lambda asked: score_catalogue(exported.model, items, asked),
+        lambda asked: score_catalogue(content, items, asked),
+        seed=config.seed,
+    )
+    weighed.terms.write(site.home)
+    return weighed
 
 
 def learn_terms(train: Histories, vectors: Vectors, n_items: int) -> HomeTerms:

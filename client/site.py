@@ -9,6 +9,7 @@ A site is a folder:
     salt.bin       secret that hides user ids in the data commitment, mode 0600, never leaves
     ledger.jsonl   what was spent (`mmrec_model.privacy.ledger`)
     diary.jsonl    what this site did and how long it took; for the partner's own eyes
+    home/          the partner's own terms beside an exported model (`client.home`); never leaves
     outbox/        finished replies until their run ends (`client.outbox`)
     profiles/      raw vectors of the users' own media, in a run that reads them; never leaves
     witness.npy    the noise block of the last committed round (`client.witness`)
@@ -187,6 +188,11 @@ class Site:
     def profiles(self) -> Path:
         """Where raw vectors of the users' own media are kept."""
         return self.root / "profiles"
+
+    @property
+    def home(self) -> Path:
+        """Where the partner's own terms of the score lie (`client.home`); they never leave."""
+        return self.root / "home"
 
     @property
     def outbox(self) -> Path:

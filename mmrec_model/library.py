@@ -22,6 +22,7 @@ from mmrec_model.config import RunConfig, UserMedium
 from mmrec_model.errors import FeatureError, ModelError
 from mmrec_model.features.folder import FeatureBundle, open_bundle
 from mmrec_model.features.own_media import bundle_encoder, encode_own_media
+from mmrec_model.home_terms import HomeTerms
 from mmrec_model.model.folder import ExportedModel, load_model
 from mmrec_model.model.items import Items
 from mmrec_model.model.new_items import EVERY, reserve_places
@@ -54,6 +55,7 @@ class MultimodalRecommender:
         bundle: the feature bundle.
         features: its folder.
         encoders: where this machine has the encoders of users' own media; a medium that is absent is embedded.
+        home: a partner's own terms, which count in `score` and `recommend`.
     """
 
     exported: ExportedModel
@@ -61,6 +63,7 @@ class MultimodalRecommender:
     bundle: FeatureBundle
     features: Path
     encoders: Mapping[UserMedium, str]
+    home: HomeTerms | None = None
 
     @classmethod
     def load(
@@ -69,6 +72,7 @@ class MultimodalRecommender:
         *,
         features: str | Path | None = None,
         encoders: Mapping[UserMedium, str] | None = None,
+        home: str | Path | None = None,
     ) -> Self:
         """Open an exported model and the feature bundle it was trained on, both verified.
 
@@ -77,9 +81,11 @@ class MultimodalRecommender:
             features: the bundle's folder; by default `features` beside `folder`, as in a workspace.
             encoders: where this machine has the encoders that the run tuned or that read users' own media, by medium:
                 a local folder, a hub id or `embedded`; by default where the run had them, else embedded.
+            home: folder of a partner's own terms, made by `mmrec site home`; answers are then for its own users, and
+                must not leave it.
 
         Raises:
-            ModelError: the model is damaged.
+            ModelError: the model is damaged, or the terms are, or they are of another catalogue.
             FeatureError: the bundle is damaged, or not the one that the model was trained on.
             EncoderError: the text encoder cannot be loaded.
         """
@@ -95,7 +101,8 @@ class MultimodalRecommender:
             )
         present_NM, texts = np.asarray(bundle.present_NM), Texts.open(place)
         items = Items.from_arrays(bundle.vectors, present_NM, exported.prior_N, texts=texts)
-        return cls(exported, encode_catalogue(exported.model, items), bundle, place, sources)
+        own = None if home is None else HomeTerms.read(Path(home), len(items.prior))
+        return cls(exported, encode_catalogue(exported.model, items), bundle, place, sources, own)
 
     @property
     def item_ids(self) -> tuple[str, ...]:
@@ -131,7 +138,7 @@ class MultimodalRecommender:
             ModelError: an id that the catalogue does not have, or a medium that the model does not read.
             FeatureError: the encoder here is not that of the bundle.
         """
-        scores_N = self._scores(self._positions(history), self.items, self._own(profile))
+        scores_N = self._at_home(self._positions(history), self._own(profile))
         return scores_N if items is None else scores_N[self._positions(items)]
 
     def recommend(
@@ -160,7 +167,7 @@ class MultimodalRecommender:
             FeatureError: as `score`.
         """
         positions = self._positions(history)
-        scores_N = self._scores(positions, self.items, self._own(profile))
+        scores_N = self._at_home(positions, self._own(profile))
         order_N = scores_N
         if new_items:
             new_N = np.zeros(len(self), dtype=np.bool_)
@@ -185,6 +192,17 @@ class MultimodalRecommender:
     ) -> npt.NDArray[np.float32]:
         scores_N: npt.NDArray[np.float32] = score_catalogue(self.exported.model, items, [positions], own)[0]
         return scores_N
+
+    def _at_home(self, positions: npt.NDArray[np.int64], own: Items | None) -> npt.NDArray[np.float32]:
+        """Scores for a user, with the partner's own terms where there are any."""
+        if self.home is None:
+            return self._scores(positions, self.items, own)
+        score = self.home.scorer(
+            lambda histories: self._scores(histories[0], self.items, own)[None],
+            lambda histories: score_catalogue(self._content, self.items, histories),
+        )
+        scores_1N: npt.NDArray[np.float32] = score([positions])
+        return np.asarray(scores_1N[0], dtype=np.float32)
 
     def _own(self, profile: OwnMedia | None) -> Items | None:
         """A user's own media as the one place `[1, 1]` that the tower reads before the history."""

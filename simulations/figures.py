@@ -157,10 +157,13 @@ def clip_curve(record: RunRecord) -> str | None:
 
 
 def partner_map(record: RunRecord) -> str | None:
-    """Each partner's test metric of the model over what it has alone, area by users; null if nobody was evaluated."""
+    """Each partner's test metric with the federation over what it has alone, area by users; null if there is none.
+
+    With the federation is the exported model, with the partner's own terms where the run has them.
+    """
     metric = record.verdict.metric
     points = [
-        (float(getattr(one.alone.metrics, metric)), float(getattr(one.metrics, metric)), one)
+        (float(getattr(one.alone.metrics, metric)), float(getattr((one.home or one).metrics, metric)), one)
         for one in record.partners
         if one.metrics is not None and one.alone is not None
     ]
@@ -179,7 +182,7 @@ def partner_map(record: RunRecord) -> str | None:
         axes.set_xlim(0, top)
         axes.set_ylim(0, top)
         axes.set_xlabel(f"{metric_label(metric)}, alone")
-        axes.set_ylabel(f"{metric_label(metric)}, federated model")
+        axes.set_ylabel(f"{metric_label(metric)}, with the federation")
         figure.subplots_adjust(left=0.085, right=0.985, top=0.97, bottom=0.12)
         return page_svg(figure, "f3")
 

@@ -53,6 +53,7 @@ from simulations.assessment import (
     own_media,
     upper_rung_ranks,
 )
+from simulations.at_home import Joined
 from simulations.head_assessment import assess_heads
 from simulations.ladder_record import ladder_record
 from simulations.progress import Progress
@@ -61,6 +62,7 @@ from simulations.run_record import (
     AloneRecord,
     DataFacts,
     FeatureFacts,
+    HomeRecord,
     JoiningRecord,
     LadderRecord,
     Metrics,
@@ -146,6 +148,9 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, standing: Sta
         baseline_standard_errors=all_errors(baselines),
         verdict=_verdict(found, floors, outcome.config.seed),
         alone=_joining(found, standing.alone, test, outcome.config.seed),
+        joined=None
+        if standing.joined is None
+        else _joining(standing.joined.test, standing.alone, test, outcome.config.seed),
         heads=assess_heads(
             [site.dataset for site in outcome.sites],
             test,
@@ -237,6 +242,7 @@ def _partners(outcome: Outcome, test: Panel, standing: Standing) -> list[Partner
                 metrics=of_partner(standing.exported.ranks, test, number),
                 floor_metrics={name: value for name, value in of_floor.items() if value is not None},
                 alone=_alone(standing.alone, test, number),
+                home=_home(standing.joined, test, number),
             )
         )
     return records
@@ -248,6 +254,21 @@ def _alone(alone: AtHome, test: Panel, number: int) -> AloneRecord | None:
     if found is None:
         return None
     return AloneRecord(system=alone.chosen[number], validation=dict(alone.validation.get(number, {})), metrics=found)
+
+
+def _home(joined: Joined | None, test: Panel, number: int) -> HomeRecord | None:
+    """What one partner has with the federation; None where it has no user in the panel."""
+    found = None if joined is None else of_partner(joined.test, test, number)
+    if joined is None or found is None:
+        return None
+    weighed = joined.weighed[number]
+    return HomeRecord(
+        pairs_weight=weighed.terms.pairs_weight,
+        prior_weight=weighed.terms.prior_weight,
+        content_base=weighed.terms.content_base,
+        validation=dict(weighed.validation),
+        metrics=found,
+    )
 
 
 def _joining(found: Ranks, alone: AtHome, test: Panel, seed: int) -> JoiningRecord:

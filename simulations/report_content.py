@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from mmrec_model.config import MODALITIES
 from simulations.figures import Line, metric_label, shown_name
 from simulations.report_numbers import MINUS, four, plain_delta, signed, with_error
-from simulations.run_record import HeadRecord, Metrics, PartnerRecord, RunRecord
+from simulations.run_record import HeadRecord, JoiningRecord, Metrics, PartnerRecord, RunRecord
 
 FREE_FLOOR = "free_content"
 _LABELS = {
@@ -53,7 +53,8 @@ class System:
 class PartnerRow:
     """One partner for reading: figures are the verdict's metric, null where nobody could be evaluated.
 
-    `alone` is what the partner has without the federation, `system` with what.
+    `alone` is what the partner has without the federation, `system` with what; `home` what it has with the exported
+    model and its own terms.
     """
 
     record: PartnerRecord
@@ -62,6 +63,7 @@ class PartnerRow:
     floor: float | None
     alone: float | None
     system: str
+    home: float | None
 
     @property
     def difference(self) -> float | None:
@@ -70,8 +72,9 @@ class PartnerRow:
 
     @property
     def gain(self) -> float | None:
-        """Model minus what the partner has alone."""
-        return None if self.model is None or self.alone is None else self.model - self.alone
+        """With the federation, own terms included where there are any, minus what the partner has alone."""
+        joined = self.model if self.home is None else self.home
+        return None if joined is None or self.alone is None else joined - self.alone
 
 
 @dataclass(frozen=True)
@@ -202,6 +205,7 @@ def partner_rows(record: RunRecord) -> list[PartnerRow]:
             floor=_of(one.floor_metrics[floor], metric) if floor in one.floor_metrics else None,
             alone=None if one.alone is None else _of(one.alone.metrics, metric),
             system="" if one.alone is None else _ALONE.get(one.alone.system, label(one.alone.system)),
+            home=None if one.home is None else _of(one.home.metrics, metric),
         )
         for one in record.partners
     ]
@@ -231,18 +235,31 @@ def partners_sentence(record: RunRecord) -> str:
 
 def joining_sentence(record: RunRecord) -> str:
     """What joining gives over staying alone: by partner, the worst one, and over all users with its interval."""
-    found = record.alone
+    left_out = "".join(f" {label(name)} was left out ({reason})." for name, reason in record.alone.left_out.items())
+    text = (
+        "Alone, a partner pays no price and uses the better of free content with its own popularity and EASE on its "
+        f"own users' rows, by its own validation items.{left_out} The exported model instead of that: "
+        f"{_gained(record.alone)}"
+    )
+    if record.joined is None:
+        return text
+    return (
+        f"{text} At home a partner adds its own popularity and pairs to the exported model, weighed by its own "
+        "validation items; they are exact, so they never leave it and have no price. With them: "
+        f"{_gained(record.joined)}"
+    )
+
+
+def _gained(found: JoiningRecord) -> str:
     sure = (
-        "above zero" if found.low > 0 else "below zero: on average users are better off alone" if found.high < 0
+        "above zero: joining pays" if found.low > 0
+        else "below zero: on average users are better off alone" if found.high < 0
         else "across zero: the run does not show that joining pays"
     )  # fmt: skip
-    left_out = "".join(f" {label(name)} was left out ({reason})." for name, reason in found.left_out.items())
     return (
-        f"Alone, a partner pays no price and uses the better of free content with its own popularity and EASE on its "
-        f"own users' rows, by its own validation items. Joining gives {found.better} of {found.partners} partners "
-        f"more: {metric_label(found.metric)} {signed(found.mean)} on average over partners, {signed(found.worst)} at "
-        f"the worst. Over all users {signed(found.difference)}, 95 % interval {signed(found.low)} to "
-        f"{signed(found.high)}, which lies {sure}.{left_out}"
+        f"{found.better} of {found.partners} partners gain; {metric_label(found.metric)} {signed(found.mean)} on "
+        f"average over partners, {signed(found.worst)} at the worst; over all users {signed(found.difference)}, 95 % "
+        f"interval {signed(found.low)} to {signed(found.high)}, which lies {sure}."
     )
 
 

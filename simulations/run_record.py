@@ -100,11 +100,26 @@ class AloneRecord(Strict):
     metrics: Metrics
 
 
+class HomeRecord(Strict):
+    """What a partner has with the federation: the exported model and its own terms, which never leave it.
+
+    `pairs_weight` and `prior_weight` are those of its own pairs and popularity; `content_base` says whether its own
+    validation items preferred free content to the exported model. `validation` holds ndcg@10 there, with (`home`) and
+    without its own terms (`exported`), empty without such items.
+    """
+
+    pairs_weight: Amount
+    prior_weight: Amount
+    content_base: bool
+    validation: dict[str, Share]
+    metrics: Metrics
+
+
 class PartnerRecord(Strict):
     """One partner.
 
-    `epsilon` and its companions are null without privacy; `metrics` and `alone` are null where no user could be
-    evaluated.
+    `epsilon` and its companions are null without privacy; `metrics`, `alone` and `home` are null where no user could be
+    evaluated, `home` also in a run that reads users' own media.
     """
 
     name: str
@@ -118,10 +133,11 @@ class PartnerRecord(Strict):
     metrics: Metrics | None
     floor_metrics: dict[str, Metrics]
     alone: AloneRecord | None
+    home: HomeRecord | None
 
 
 class JoiningRecord(Strict):
-    """The exported model minus what each partner has alone.
+    """What each partner has with the federation minus what it has alone.
 
     `mean`, `worst` and `better`, how many gain, are over `partners`, each counting once; `difference` is over all users
     with the 95 % interval of a paired bootstrap. `left_out` says which system no partner was offered, and why.
@@ -262,6 +278,7 @@ class RunRecord(Strict):
     baseline_standard_errors: dict[str, Metrics]
     verdict: Verdict
     alone: JoiningRecord
+    joined: JoiningRecord | None
     heads: dict[HeadName, HeadRecord]
     rounds: list[RoundRecord]
     evaluations: list[EvaluationRecord]

@@ -1,7 +1,8 @@
 """The exported model and what stands beside it on the test panel, each fitted and ranked once for all that is written.
 
 Floors cost nothing or one small release; baselines see all data in one place without privacy; alone is what each
-partner would have without the federation (`simulations.staying_alone`).
+partner would have without the federation (`simulations.staying_alone`), joined what each has with it
+(`simulations.at_home`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from mmrec_model.evaluation.ranking import Ranks
 from mmrec_model.model.state import model_of_state
 from mmrec_model.protocol import PRIOR, Arrays
 from simulations.assessment import fit_baselines, floor_ranks, model_ranks
+from simulations.at_home import Joined, join_at_home
 from simulations.panels import HistoryScorer, Panel, baseline_on_histories, model_on_histories
 from simulations.progress import Progress
 from simulations.quality import Measured, measure
@@ -50,6 +52,8 @@ class Standing:
         baselines: by name, EASE among them where the catalogue is small enough.
         ease: EASE with its lists; None above its item limit.
         alone: what the partners would have otherwise.
+        joined: what they have, with their own terms; None in a run that reads users' own media, which those terms do
+            not go with.
     """
 
     exported: System
@@ -57,6 +61,7 @@ class Standing:
     baselines: Mapping[str, Ranks]
     ease: System | None
     alone: AtHome
+    joined: Joined | None
 
 
 def rank_systems(  # noqa: PLR0917 - the parts of one run
@@ -67,32 +72,35 @@ def rank_systems(  # noqa: PLR0917 - the parts of one run
     Args:
         config: the run.
         sites: the partners.
-        validation: what the partners choose by, would they stay alone.
+        validation: what the partners choose by, alone and with the federation.
         test: the users of all figures; looked at once.
         state: as exported.
         progress: told after each kind of system.
     """
     items = sites[0].items
     score = model_on_histories(model_of_state(config, state), items.with_prior(state[PRIOR]))
-    progress("assessing", 0, 4)
+    progress("assessing", 0, 5)
     if test.own is None:
         measured = measure(test, score)
         exported = System(score, measured.ranks, measured)
     else:
         exported = System(score, model_ranks(config, items, test, state), None)
-    progress("assessing", 1, 4)
+    progress("assessing", 1, 5)
     floors = floor_ranks(config, items, test, state)
-    progress("assessing", 2, 4)
+    progress("assessing", 2, 5)
     fitted = fit_baselines(test)
     ease = _measured(fitted[EASE], test) if EASE in fitted else None
     baselines = {
         name: ease.ranks if ease is not None and name == EASE else test.rank(scorer(one, test.rows))
         for name, one in fitted.items()
     }
-    progress("assessing", 3, 4)
+    progress("assessing", 3, 5)
     alone = stay_alone(config, items, validation, test, state)
-    progress("assessing", 4, 4)
-    return Standing(exported, floors, baselines, ease, alone)
+    progress("assessing", 4, 5)
+    datasets = [site.dataset for site in sites]
+    joined = join_at_home(config, items, datasets, validation, test, state=state) if test.own is None else None
+    progress("assessing", 5, 5)
+    return Standing(exported, floors, baselines, ease, alone, joined)
 
 
 def _measured(fitted: Recommender, test: Panel) -> System:

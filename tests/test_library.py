@@ -16,6 +16,7 @@ from mmrec_model.canonical import canonical_json
 from mmrec_model.config import ModelConfig, PrivacyConfig, RunConfig
 from mmrec_model.errors import FeatureError, ModelError
 from mmrec_model.features.folder import open_bundle, write_bundle
+from mmrec_model.home_terms import HomeTerms
 from mmrec_model.model.folder import save_model
 from mmrec_model.model.recommender import initial_state
 
@@ -137,3 +138,16 @@ def test_an_unknown_name_of_the_package_is_an_attribute_error():
 
     with pytest.raises(AttributeError, match="nothing"):
         mmrec_model.nothing  # noqa: B018
+
+
+def test_own_terms_of_a_partner_count_in_its_answers_and_in_nobody_elses(workspace, model, tmp_path):
+    history = list(model.item_ids[:3])
+    prior = np.arange(N_ITEMS, dtype=np.float32)
+    terms = HomeTerms(prior, np.arange(2), np.array([[0.0, 5.0], [5.0, 0.0]], np.float32), 2.0, 0.5)
+    terms.write(tmp_path / "home")
+    at_home = MultimodalRecommender.load(workspace / "model", home=tmp_path / "home")
+    added = at_home.score(history) - model.score(history)
+    np.testing.assert_allclose(added, 0.5 * prior + 2.0 * terms.pairs([np.arange(3)])[0], atol=1e-5)
+    assert at_home.recommend(history, k=1)[0].item_id == model.item_ids[-1]
+    with pytest.raises(ModelError, match="cannot be read"):
+        MultimodalRecommender.load(workspace / "model", home=tmp_path / "nowhere")

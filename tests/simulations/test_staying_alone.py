@@ -15,6 +15,7 @@ from mmrec_model.evaluation.ranking import ranking_metrics
 from mmrec_model.model.recommender import initial_state
 from mmrec_model.protocol import PRIOR, Arrays
 from simulations import federation, staying_alone
+from simulations.at_home import join_at_home
 from simulations.panels import Panel, panel_of
 from simulations.rivals.interface import unheard
 from simulations.staying_alone import EASE_ALONE, FREE, AtHome, stay_alone
@@ -109,3 +110,19 @@ def test_a_large_catalogue_leaves_ease_out_and_says_so(
     found = alone(prepared, state, *panels)
     assert set(found.chosen.values()) == {FREE}
     assert "24 items" in found.left_out[EASE_ALONE]
+
+
+def test_at_home_is_the_model_with_terms_of_the_own_train_items_and_nobody_elses(
+    prepared: federation.Prepared, state: Arrays, panels: tuple[Panel, Panel]
+) -> None:
+    datasets = [site.dataset for site in prepared.sites]
+    items = prepared.sites[0].items
+    found = join_at_home(prepared.config, items, datasets, *panels, state=state)
+    others = [datasets[0], *(replace(one, train=one.val_items) for one in datasets[1:])]
+    again = join_at_home(prepared.config, items, others, *panels, state=state)
+    mine = panels[1].partner_U == 0
+    assert found.weighed[0].validation == again.weighed[0].validation
+    assert np.array_equal(found.test.rank_U[mine], again.test.rank_U[mine])
+    assert not np.array_equal(found.test.rank_U, again.test.rank_U)
+    for one in found.weighed.values():
+        assert one.validation["home"] >= one.validation["exported"]
