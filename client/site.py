@@ -8,6 +8,9 @@ A site is a folder:
     key.pem        the signing key, mode 0600, never leaves (`client.rotation`)
     salt.bin       secret that hides user ids in the data commitment, mode 0600, never leaves
     ledger.jsonl   what was spent (`mmrec_model.privacy.ledger`)
+    approvals.jsonl  the operator's decisions about runs (`client.approval`)
+    federation.json  the federation that the site joined, as its coordinator gave it out; absent before
+    leaving.json   what the coordinator is told when the site leaves (`client.leaving`)
     diary.jsonl    what this site did and how long it took; for the partner's own eyes
     outbox/        finished replies until their run ends (`client.outbox`)
     profiles/      raw vectors of the users' own media, in a run that reads them; never leaves
@@ -41,7 +44,7 @@ from client.plan_parts import PlanParts
 from client.policy import Policy, read_policy
 from client.pricing import price_of_mechanisms
 from client.rotation import KEY, LEDGER, signing_key
-from mmrec_model.canonical import sha256_hex
+from mmrec_model.canonical import JsonValue, canonical_json, sha256_hex
 from mmrec_model.config import RunConfig
 from mmrec_model.config_reader import parse_config
 from mmrec_model.config_types import Count, Strict
@@ -53,13 +56,15 @@ from mmrec_model.features.bundle import FeatureBundle, open_bundle
 from mmrec_model.features.signature import check_signature
 from mmrec_model.model.items import Items
 from mmrec_model.model.texts import Texts
+from mmrec_model.privacy.chain import Chain
+from mmrec_model.privacy.journal import inspect_chain
 from mmrec_model.privacy.keys import PublicKey, SigningKey
 from mmrec_model.privacy.ledger import Ledger
 from mmrec_model.privacy.merkle import MerkleTree
 from mmrec_model.privacy.noise import GaussianNoise
-from mmrec_model.storage import write_atomically
+from mmrec_model.storage import sha256_of_file, write_atomically
 
-DIARY, SETTINGS, POLICY = "diary.jsonl", "site.toml", "policy.toml"
+DIARY, SETTINGS, POLICY, SALT = "diary.jsonl", "site.toml", "policy.toml", "salt.bin"
 _SECRET_MODE = 0o600
 _SHARED = 2
 """Catalogues and bundles that a process keeps for its sites: the one in use, and the next where it changes."""
@@ -199,6 +204,21 @@ class Site:
         return self.root / "inbox"
 
     @property
+    def approvals(self) -> Path:
+        """The operator's decisions about runs (`client.approval`)."""
+        return self.root / "approvals.jsonl"
+
+    @property
+    def federation_file(self) -> Path:
+        """The federation that the site joined."""
+        return self.root / "federation.json"
+
+    @property
+    def leaving_statement(self) -> Path:
+        """What the coordinator is told when the site leaves (`client.leaving`)."""
+        return self.root / "leaving.json"
+
+    @property
     def witness(self) -> Path:
         """The last committed witness block (`client.witness`)."""
         return self.root / "witness.npy"
@@ -209,9 +229,58 @@ class Site:
         return self._key().public.hexadecimal
 
     @property
+    def key_id(self) -> str:
+        """How the ledger calls that key."""
+        return self._key().public.key_id
+
+    @property
     def code_digest(self) -> str:
         """Digest of the installed package's source; see `code_digest`."""
         return code_digest()
+
+    @cached_property
+    def policy_digest(self) -> str:
+        """SHA-256 of the policy file, byte for byte."""
+        return sha256_hex((self.root / POLICY).read_bytes())
+
+    @cached_property
+    def data_digest(self) -> str:
+        """SHA-256 over the tables of data and catalogue, byte for byte, and the feature bundle; stays at the site.
+
+        Pictures of the users themselves are not in it.
+        """
+        tables = [(self.data_folder, INTERACTIONS), (self.data_folder, USERS)]
+        tables.append((self._folder(self.config.catalogue), ITEMS))
+        paths = [folder / f"{schema.stem}{suffix}" for folder, schema in tables for suffix in SUFFIXES]
+        digests: dict[str, JsonValue] = {path.name: sha256_of_file(path) for path in paths if path.is_file()}
+        return sha256_hex(canonical_json({"tables": digests, "features": self.bundle.digest}))
+
+    @property
+    def commitment(self) -> str:
+        """The commitment to the user ids that lie here now; the ledger's first record has that of the enrolment.
+
+        Raises:
+            ConfigError: the salt cannot be read.
+        """
+        try:
+            salt = (self.root / SALT).read_bytes()
+        except OSError as error:
+            raise ConfigError(
+                f"{SALT} cannot be read: {error.strerror}", remedy="Restore it from a backup; nothing else replaces it"
+            ) from error
+        return _commitment(salt, self.dataset.user_ids)
+
+    def sign(self, statement: bytes, *, domain: bytes) -> str:
+        """The site's signature over a statement of its operator."""
+        return self._key().sign(statement, domain=domain)
+
+    def inspect_ledger(self) -> Chain:
+        """The ledger as it is now, verified; takes no lock and changes nothing, so it works while the site answers.
+
+        Raises:
+            LedgerFault: it would not open.
+        """
+        return inspect_chain(self.root / LEDGER)
 
     def open_ledger(self) -> Ledger:
         """The ledger, locked while open; every reserve is priced against the budget it was opened with."""
@@ -259,7 +328,7 @@ def enrol(root: Path, config: SiteConfig, policy: Policy) -> Site:
     site = Site.open(root)
     salt = os.urandom(32)
     commitment = _commitment(salt, site.dataset.user_ids)
-    write_atomically(root / "salt.bin", salt, mode=_SECRET_MODE)
+    write_atomically(root / SALT, salt, mode=_SECRET_MODE)
     body = {
         "partner": config.name,
         "server_key": config.coordinator_key,
