@@ -13,12 +13,12 @@ import math
 from dataclasses import asdict, dataclass
 
 from client.attestation import SelfTest, run_self_test
-from client.installed_code import code_digest
 from client.made_up_plan import PlanShape
 from client.plan_replay import FAMILIES, missing_package, replay_plan, shows_bound
 from client.sensitivity_cases import Finding, broken_cases, measure, real_cases
 from mmrec_model.canonical import JsonValue
 from mmrec_model.errors import PrivacyError
+from mmrec_model.installed_code import code_digest
 from mmrec_model.privacy.noise import SYSTEM_SOURCE
 
 logger = logging.getLogger(__name__)

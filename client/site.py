@@ -39,7 +39,6 @@ import numpy as np
 from pydantic import Field
 
 from client.file_marks import Marks, marks_of
-from client.installed_code import code_digest
 from client.plan_parts import PlanParts
 from client.policy import Policy, read_policy
 from client.pricing import price_of_mechanisms
@@ -54,6 +53,7 @@ from mmrec_model.data.schema import INTERACTIONS, ITEMS, SUFFIXES, USERS, FileSc
 from mmrec_model.errors import ConfigError
 from mmrec_model.features.bundle import FeatureBundle, open_bundle
 from mmrec_model.features.signature import check_signature
+from mmrec_model.installed_code import code_digest
 from mmrec_model.model.items import Items
 from mmrec_model.model.texts import Texts
 from mmrec_model.privacy.chain import Chain

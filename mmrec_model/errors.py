@@ -49,6 +49,10 @@ class BundleSignatureError(FeatureError):
     """A feature bundle is not signed by the coordinator that a partner trusts."""
 
 
+class TrustError(MmrecError):
+    """A federation file, an enrolment or a certificate is forged, expired or not the one that was compared."""
+
+
 class ModelError(MmrecError):
     """A model folder or state does not fit its configuration."""
 
