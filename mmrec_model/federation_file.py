@@ -11,6 +11,7 @@ The file holds nothing secret. Verification takes the time as an argument.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -29,7 +30,8 @@ from mmrec_model.privacy.keys import PublicKey, SigningKey
 FEDERATION: Final = "federation.json"
 FEDERATION_DOMAIN: Final = b"mmrec-federation/v1\0"
 _MOST_BYTES: Final = 1 << 16
-_HOST: Final = r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)"
+_NAME: Final = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
+_HOST: Final = rf"(?:\[[0-9A-Fa-f:.]{{2,45}}\]|{_NAME})"
 Address = Annotated[str, Field(pattern=rf"^{_HOST}:[1-9][0-9]{{0,4}}$")]
 """HOST:PORT; an IPv6 address in square brackets."""
 Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
@@ -228,6 +230,11 @@ def split_address(address: str) -> tuple[str, int]:
     if not bare or not numbered or (":" in host) != bracketed:
         raise TrustError(f"{address!r} is not HOST:PORT", remedy="Give for example fl.example.org:8443 or [::1]:8443")
     return bare, int(port)
+
+
+def is_host(name: str) -> bool:
+    """Whether `name` is an IP address or can be a host name."""
+    return is_ip(name) or re.fullmatch(_NAME, name) is not None
 
 
 def is_ip(host: str) -> bool:
