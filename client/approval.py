@@ -190,48 +190,52 @@ def check_approval(site: Site, history: History, config: RunConfig) -> None:
         ConfigError: the decisions cannot be read.
     """
     last = last_about(read_decisions(site.approvals), config.run_id)
-    reason = objection(site, history, config, last)
+    if last is not None:
+        reason = objection(site, history, last, config.run_id, config)
+    else:
+        reason = f"run '{config.run_id}' was never approved here" if site.policy.require_approval else None
     if reason is not None:
         raise NotApproved(reason, remedy="Look at the plan and approve it: mmrec site approve SITE PLAN")
 
 
-def objection(site: Site, history: History, config: RunConfig, last: Decision | None) -> str | None:
-    """Why a run is not approved, as one sentence for the operator; None if it may go on.
+def objection(site: Site, history: History, last: Decision, run_id: str, config: RunConfig | None) -> str | None:
+    """Why a decision does not let a run go on, as one sentence for the operator; None if it does.
 
     Args:
         site: the site.
         history: of its ledger.
-        config: the plan.
         last: the decision that counts.
+        run_id: the run.
+        config: its plan; None to leave plan and price out.
     """
-    run = f"run '{config.run_id}'"
-    if last is None:
-        return f"{run} was never approved at this site" if site.policy.require_approval else None
+    run = f"run '{run_id}'"
     if not _is_signed(last, history.keys["partner"]):
         return f"the decision about {run} of {last.at} is not signed by the site's key in force"
     if last.decision == "withdrawn":
         return f"the approval of {run} was withdrawn at {last.at}"
     if last.decision == "left" or last.bound is None:
         return f"the site left the federation at {last.at}"
-    return next(_broken(site, history, config, last.bound), None)
+    return next(_broken(site, history, run, last.bound, config), None)
 
 
-def _broken(site: Site, history: History, config: RunConfig, bound: Bound) -> Iterator[str]:
+def _broken(site: Site, history: History, run: str, bound: Bound, config: RunConfig | None) -> Iterator[str]:
     digests = (
-        ("plan", config.digest, bound.plan),
+        ("plan", config.digest if config else bound.plan, bound.plan),
         ("code", site.code_digest, bound.code),
         ("policy", site.policy_digest, bound.policy),
         ("data", site.data_digest, bound.data),
     )
     for name, now, then in digests:
         if now != then:
-            yield f"the {name} digest is {now[:12]}, run '{config.run_id}' was approved for {then[:12]}"
+            yield f"the {name} digest is {now[:12]}, {run} was approved for {then[:12]}"
     if len(history.records) < bound.size or history.records[bound.size - 1].hash != bound.head:
-        yield f"the budget digest is void: the ledger is not the one that run '{config.run_id}' was approved with"
+        yield f"the budget digest is void: the ledger is not the one that {run} was approved with"
+    if config is None:
+        return
     total, limit = cost_beside_others(history, config, site.policy.max_delta), budget_limit(site, history)
     if not total <= limit:
         yield (
-            f"the budget digest is void: with what other runs have spent, run '{config.run_id}' would bring epsilon to "
+            f"the budget digest is void: with what other runs have spent, {run} would bring epsilon to "
             f"{total:.4f}, the limit is {limit:g}"
         )
 

@@ -143,15 +143,19 @@ def approve_plan(ledger: Ledger, site: Site, config: RunConfig, *, rehearsed: bo
     spent = tuple(from_record(mechanism) for mechanism in ledger.spent())
     total = price(spent + events, delta)
     if total > site.policy.max_epsilon and not site.policy.allow_without_privacy:
-        raise PolicyRefusal(
-            "budget",
-            f"with this run the data set would have spent epsilon {total:.4f} at delta {delta:g}, "
-            f"the budget is {site.policy.max_epsilon:g}",
-            remedy="Plan fewer rounds or more noise",
-        )
+        raise over_budget(total, delta, site.policy.max_epsilon)
     if not rehearsed:
         outbox.clear(site.outbox, but={record.hash for record in ledger.dangling()})
     ledger.append(RecordType.PLAN, _plan_body(config, events, site.config.users))
+
+
+def over_budget(total: float, delta: float, limit: float) -> PolicyRefusal:
+    """The refusal of a plan with which the data set would have spent `total`."""
+    return PolicyRefusal(
+        "budget",
+        f"with this run the data set would have spent epsilon {total:.4f} at delta {delta:g}, the budget is {limit:g}",
+        remedy="Plan fewer rounds or more noise",
+    )
 
 
 def find_reserve(ledger: Ledger, charge: Charge) -> Record | None:

@@ -6,6 +6,7 @@ The same for a request of the coordinator, an approval by the operator and a dry
 from __future__ import annotations
 
 from collections.abc import Container
+from typing import Final
 
 from client.charge import RELEASES
 from client.policy import check_encoder, check_metric_noise, check_metrics, check_release, check_run
@@ -13,6 +14,9 @@ from client.site import Site
 from mmrec_model.config import RunConfig
 from mmrec_model.privacy.history import History
 from mmrec_model.protocol import Kind
+
+SCORED: Final = frozenset({Kind.TRAIN, Kind.EVALUATE, Kind.COMPARE})
+"""What is computed with a model, so with the scorer of a plan that has one."""
 
 
 def check_plan(site: Site, history: History, config: RunConfig) -> None:

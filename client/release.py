@@ -30,7 +30,7 @@ from client.coordinator import Shown, confirm, show
 from client.inbox import find_scorer, keep_scorer
 from client.making import MAKERS
 from client.outbox import Finished
-from client.plan_checks import check_kind, check_plan, rounds_of
+from client.plan_checks import SCORED, check_kind, check_plan, rounds_of
 from client.site import Site
 from mmrec_model.canonical import sha256_hex
 from mmrec_model.config import RunConfig
@@ -133,7 +133,7 @@ def _check_request(config: RunConfig, kind: Kind, request: Request, arrays: Arra
             f"round {request.round} of run '{request.run_id}' is not a {kind} round of plan '{config.run_id}'",
             remedy="Send the rounds of the plan's own run",
         )
-    if kind in _SCORED and bool(request.scorer) != (config.collaboration.items > 0):
+    if kind in SCORED and bool(request.scorer) != (config.collaboration.items > 0):
         raise ProtocolError(
             f"the request names {'a' if request.scorer else 'no'} scorer of pairs, the plan has pairs of "
             f"{config.collaboration.items} items",
@@ -219,8 +219,6 @@ def _require_committed(ledger: Ledger, reserve: Record, finished: Finished) -> N
         )
 
 
-_SCORED = frozenset({Kind.TRAIN, Kind.EVALUATE, Kind.COMPARE})
-"""What is computed with a model, so with the scorer of a plan that has one."""
 _NOT_APPROVED = "the operator of this site has not approved the run as it would run now"
 _UNEXPECTED = "an unexpected error; the partner's own log has the details"
 _LEDGER_WORDS: dict[FaultCode, str] = {

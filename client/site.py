@@ -204,6 +204,11 @@ class Site:
         return self.root / "inbox"
 
     @property
+    def diary_file(self) -> Path:
+        """What `diary` notes, one JSON object a line."""
+        return self.root / DIARY
+
+    @property
     def approvals(self) -> Path:
         """The operator's decisions about runs (`client.approval`)."""
         return self.root / "approvals.jsonl"
@@ -301,7 +306,7 @@ class Site:
         start = time.monotonic()
         yield
         entry = {"run_id": run_id, "round": round_number, "kind": kind, "seconds": time.monotonic() - start}
-        with (self.root / DIARY).open("a", encoding="utf-8") as stream:
+        with self.diary_file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
 
     def _key(self) -> SigningKey:
