@@ -13,8 +13,9 @@
 
 from __future__ import annotations
 
+import math
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -30,6 +31,7 @@ from client.plan_checks import SCORED, check_kind, check_plan, priced_kinds, rou
 from client.pricing import price_of_mechanisms
 from client.release import prepare
 from client.site import Site
+from mmrec_model.canonical import JsonValue
 from mmrec_model.config import RunConfig
 from mmrec_model.errors import UsageError
 from mmrec_model.model.recommender import initial_state
@@ -91,6 +93,12 @@ class Rehearsal:
     spent: float
     total: float
     kept: bool
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """All of it; an epsilon that is infinite is null."""
+        epsilons = {"spent": self.spent, "total": self.total}
+        finite = {name: value if math.isfinite(value) else None for name, value in epsilons.items()}
+        return {**asdict(self), "event": to_record(self.event), **finite}
 
 
 def rehearse(site: Site, config: RunConfig, round_number: int, release: str, state: Arrays) -> Rehearsal:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Final
 
 from client.approval import Decision, budget_limit, last_about, objection, read_decisions
 from client.pricing import price
@@ -74,6 +74,16 @@ class BudgetStanding:
 
 
 @dataclass(frozen=True)
+class Work:
+    """An entry of the diary."""
+
+    run_id: str
+    round: int
+    kind: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Approval:
     """The decision that counts for a run, and why it does not let the run go on; empty if it does."""
 
@@ -109,10 +119,14 @@ class Standing:
 
     name: str
     records: int
-    works: tuple[dict[str, Any], ...]
+    works: tuple[Work, ...]
     approvals: tuple[Approval, ...]
     waiting: tuple[Waiting, ...]
     receipts: tuple[int, ...]
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """All of it."""
+        return asdict(self)
 
 
 def budget_of(site: Site) -> BudgetStanding:
@@ -155,7 +169,7 @@ def standing_of(site: Site) -> Standing:
     )
 
 
-def _works(site: Site) -> tuple[dict[str, Any], ...]:
+def _works(site: Site) -> tuple[Work, ...]:
     try:
         lines = site.diary_file.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -163,8 +177,8 @@ def _works(site: Site) -> tuple[dict[str, Any], ...]:
     works = []
     for line in lines[-LAST_WORKS:]:
         try:
-            works.append(json.loads(line))
-        except ValueError:  # a line that a crash cut short
+            works.append(Work(**json.loads(line)))
+        except (ValueError, TypeError):  # a line that a crash cut short
             continue
     return tuple(works)
 
