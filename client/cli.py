@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client import operation_cli
+from client.founding_cli import register_founding
 from mmrec_model.errors import PrivacyError, UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def register_self_test(app: typer.Typer) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the group `mmrec site`."""
-    group = typer.Typer(no_args_is_help=True, help="A partner's site: checks, approvals, budget, keys.")
+    group = typer.Typer(no_args_is_help=True, help="A partner's site: founding, checks, approvals, budget, keys.")
+    register_founding(group)
     group.command("rotate-key")(rotate_key)
     group.command("server-key")(server_key)
     for name, command in operation_cli.COMMANDS:

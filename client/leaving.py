@@ -4,7 +4,7 @@
 2. The statement names the ledger's head and, for each run, the releases that were committed, so may have left: what was
    trained with them stays in the coordinator's models and in every copy of them. Leaving takes nothing back.
 3. The ledger is kept: the budget belongs to the data, also if the site joins again.
-4. On request the signing key is destroyed, last. What it signed can still be verified.
+4. On request the node's key and then the signing key are destroyed. What was signed can still be verified.
 
 The statement holds nothing that the coordinator was not shown before.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from client.approval import withdraw_all
+from client.node_key import destroy_node_key
 from client.rotation import destroy_keys
 from client.site import Site
 from mmrec_model.canonical import JsonValue, canonical_json
@@ -33,7 +34,7 @@ def leave(site: Site, *, destroy: bool = False, now: datetime | None = None) -> 
 
     Args:
         site: this partner.
-        destroy: whether the signing key is destroyed.
+        destroy: whether the keys are destroyed.
         now: the moment, by default this one.
 
     Returns:
@@ -49,6 +50,7 @@ def leave(site: Site, *, destroy: bool = False, now: datetime | None = None) -> 
     signed = {**unsigned, "signature": site.sign(canonical_json(unsigned), domain=LEAVING_DOMAIN)}
     write_atomically(site.leaving_statement, canonical_json(signed) + b"\n")
     if destroy:
+        destroy_node_key(site.root)
         destroy_keys(site.root)
     return site.leaving_statement
 

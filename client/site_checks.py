@@ -14,7 +14,9 @@ import numpy as np
 
 from client.approval import budget_limit
 from client.attestation import run_self_test
+from client.feature_copy import require_items
 from client.made_up_plan import PlanShape
+from client.node_key import NODE_KEY
 from client.policy import check_code
 from client.preflight import Check, Finding, Surroundings, failed, ok, warning
 from client.pricing import price_of_mechanisms
@@ -104,7 +106,7 @@ class SiteChecks:
         absent = [path.name for path in needed if not path.is_file()]
         if absent:
             return failed(f"missing: {', '.join(absent)}", "", "Restore from the backup; see docs/site.md")
-        there = [path for path in (*needed, self.root / NEXT_KEY, self.site.approvals) if path.exists()]
+        there = [path for path in (*needed, self.root / NEXT_KEY, self.root / NODE_KEY, self.site.approvals) if path.exists()]
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in there}
         wide = {name: f"{mode:04o}" for name, mode in modes.items() if mode & 0o077}
         if wide:
@@ -164,11 +166,12 @@ class SiteChecks:
         return ok(f"the {self.site.config.users} enrolled users")
 
     def features(self) -> Finding:
-        """The bundle is whole, finite, signed by the coordinator, and that of the federation."""
+        """The bundle is whole, finite, of the catalogue's items, signed by the coordinator, and the federation's."""
         bundle, federation = self.site.bundle, self.federation
         broken = [name for name, vectors in bundle.vectors.items() if not np.isfinite(vectors).all()]
         if broken:
             return failed(f"numbers that are not finite in {broken}", "", "Install the coordinator's bundle again")
+        require_items(bundle, self.site.dataset.catalogue.item_ids)
         self.site.check_features(self._chain.history.keys.get("server"))
         agreed = None if federation is None else (federation.features_digest, federation.items)
         if agreed is not None and agreed != (bundle.digest, len(bundle.item_ids)):

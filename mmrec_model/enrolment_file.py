@@ -33,7 +33,7 @@ from mmrec_model.privacy.keys import PublicKey, SigningKey
 ENROLMENT: Final = "enrolment.json"
 ENROLMENT_DOMAIN: Final = b"mmrec-enrolment/v1\0"
 _MOST_BYTES: Final = 1 << 14
-PartnerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+PARTNER_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """A deployed partner's name: it becomes a file name and a word of a command."""
 NodeKey = Annotated[str, Field(pattern=r"^ecdsa-sha2-nistp384 [A-Za-z0-9+/=]{1,300}$")]
 """The public half of a node's key for Flower, as OpenSSH writes it, without a comment."""
@@ -57,7 +57,7 @@ class EnrolmentFile(Strict):
 
     format: Literal[1] = 1
     federation: Digest
-    partner: PartnerName
+    partner: Annotated[str, Field(pattern=rf"^{PARTNER_NAME}$")]
     users: Count
     site_key: Digest
     node_key: NodeKey

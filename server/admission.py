@@ -1,10 +1,10 @@
 """The gate that every reply passes before it can touch the global model. Pure: no transport, no file, no clock.
 
 The checks run in the order of `Reason`, but for the ledger head; the first that fails refuses the reply, drops the
-partner and not the round, and is counted. Those of the ledger head and of the witness block need memory; `server.sites`
-and `server.witness` make them, after these. Of the head, `HeadBook` checks the signature, then a fork that is open or
-shown by two heads of one size, then nonce, rollback and growth, which is a fork again. Three rules are the point
-of the list (what goes wrong without them is measured in docs/coordinator.md):
+partner and not the round, and is counted. Those of revocation, ledger head and witness block need memory;
+`server.sites` and `server.witness` make them, after these. Of the head, `HeadBook` checks the signature, then a fork
+that is open or shown by two heads of one size, then nonce, rollback and growth, which is a fork again. Three rules are
+the point of the list (what goes wrong without them is measured in docs/coordinator.md):
 
 1. A value that is not finite is refused before any norm is computed: `min(1, C / nan)` clips nothing.
 2. Names, dtypes and shapes match exactly: a shape of (1,) would broadcast silently.
@@ -65,6 +65,7 @@ class Reason(StrEnum):
     NON_FINITE = "non_finite"
     NORM = "norm"
     CLIP_SHARE = "clip_share"
+    REVOKED = "revoked"
     BAD_SIGNATURE = "bad_signature"
     NONCE = "nonce"
     ROLLBACK = "rollback"
@@ -81,6 +82,7 @@ _REMEDIES = {
     Reason.REFUSED_BY_PARTNER: "Change the plan, or ask the partner to change its policy",
     Reason.USERS_CHANGED: "The public number of users is fixed for a run; start a new run to change it",
     Reason.NON_FINITE: "Check the partner's features and learning rate; its update was not used",
+    Reason.REVOKED: "Nothing of this partner is used any more; see `mmrec coordinator partners`",
     Reason.BAD_SIGNATURE: "Compare the partner's public key with the one it enrolled; its ledger head was not believed",
     Reason.NONCE: "Drop it: it is late or a replay",
     Reason.ROLLBACK: "The partner restores its whole ledger; an older copy must not be continued",

@@ -1,7 +1,7 @@
 """The coordinator's CA and its server's certificate (X.509, RFC 5280).
 
-1. The CA: EC P-384, valid ten years, basicConstraints critical CA:TRUE with path length 0, keyUsage critical keyCertSign
-   and cRLSign: it can sign servers, and no further CA.
+1. The CA: EC P-384, valid ten years, basicConstraints critical CA:TRUE with path length 0, keyUsage critical
+   keyCertSign and cRLSign: it can sign servers, and no further CA.
 2. The server: EC P-256, valid one year unless said otherwise, never longer than the CA; CA:FALSE, digitalSignature,
    serverAuth, and every name and address by which partners reach it as subjectAltName (the common name does not count,
    RFC 9525).

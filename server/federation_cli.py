@@ -1,4 +1,4 @@
-"""`mmrec federation`: found a federation, show it, renew its server's certificate (`server.founding`). Light to import."""
+"""`mmrec federation`: found a federation, show it, renew its certificate (`server.founding`). Light to import."""
 
 from __future__ import annotations
 
@@ -40,9 +40,8 @@ def init(
     file = found_federation(
         folder, name=name, address=address, names=address_name or (), features=features, now=datetime.now(UTC)
     )
-    typer.echo(
-        f"Federation '{file.name}' is founded in {folder}; feature bundle {file.features_digest[:12]} is signed."
-    )
+    typer.echo(f"Federation '{file.name}' is founded in {folder}.")
+    typer.echo(f"Feature bundle {file.features_digest[:12]} is signed.")
     _say_fingerprint(file)
 
 
@@ -76,7 +75,7 @@ def renew(
         bool, typer.Option("--if-due", help="Only if it ends within 30 days; for a timer of the system.")
     ] = False,
 ) -> None:
-    """Replace the server's certificate by one of the same CA; partners change nothing. Restart the SuperLink after it."""
+    """Replace the server's certificate by one of the same CA; partners change nothing. Then restart the SuperLink."""
     from server import founding  # noqa: PLC0415
 
     now = datetime.now(UTC)

@@ -94,7 +94,7 @@ def found_federation(
     bundle = open_bundle(features)
     code = code_digest()
     _require_unfounded(folder)
-    with _all_or_nothing(folder):
+    with _all_or_nothing([*(folder / own for own in (*_FOUNDED, KEY)), features / SIGNATURE]):
         with file_faults(folder):
             folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         key = coordinator_key(folder)
@@ -229,15 +229,15 @@ def _require_unfounded(folder: Path) -> None:
 
 
 @contextmanager
-def _all_or_nothing(folder: Path) -> Iterator[None]:
-    """Take away again what was made, if not all of it can be."""
-    before = {name for name in (*_FOUNDED, KEY) if (folder / name).exists()}
+def _all_or_nothing(paths: Sequence[Path]) -> Iterator[None]:
+    """Take away again which of these files were made, if not all of them can be."""
+    new = [path for path in paths if not path.exists()]
     try:
         yield
     except BaseException:
-        for name in (*_FOUNDED, KEY):
-            if name not in before and folder.is_dir():
-                (folder / name).unlink(missing_ok=True)
+        for path in new:
+            if path.exists():
+                path.unlink()
         raise
 
 
@@ -251,7 +251,7 @@ def _sign_once(features: Path, key: SigningKey) -> None:
     except BundleSignatureError as error:
         raise BundleSignatureError(
             f"the bundle in {features} bears a {SIGNATURE} that is not by this coordinator's key {key.public.key_id}",
-            remedy=f"Found with a copy of the bundle without {SIGNATURE}, or put the coordinator's key.pem into the folder",
+            remedy=f"Take a copy of the bundle without {SIGNATURE}, or put that coordinator's key.pem into the folder",
         ) from error
 
 

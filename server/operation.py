@@ -12,13 +12,15 @@ take over the new one after that; until then they refuse the coordinator's reque
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
-from mmrec_model.errors import ConfigError
+from mmrec_model.enrolment_file import EnrolmentFile
+from mmrec_model.errors import ConfigError, TrustError
+from mmrec_model.fingerprint import fingerprint_of
 from mmrec_model.privacy.countersign import HeadBook
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.privacy.files import file_faults
@@ -26,7 +28,9 @@ from mmrec_model.privacy.fork import ForkProof
 from mmrec_model.privacy.keys import KEY_MODE, PublicKey, SigningKey
 from mmrec_model.privacy.rotation import Place
 from mmrec_model.storage import fsync_folder, write_atomically
-from server.sites import HEADS, KEY, PARTNERS, coordinator_key, fork_file, read_partners, write_partners
+from server.founding import read_founded
+from server.partners import PARTNERS, Partner, changed_list, moment, read_list
+from server.sites import HEADS, KEY, coordinator_key, fork_file
 
 NEXT_KEY: Final = "key.next.pem"
 FORMER_KEY: Final = "key.former.pem"
@@ -45,15 +49,94 @@ def enrol_partner(folder: Path, name: str, public_key: PublicKey, *, replace: bo
     Raises:
         LedgerFault: `KEY` if the partner has another key and `replace` is false, or another partner has this key;
             `LOCKED` while a run is under way.
+        ConfigError: the partner was revoked.
     """
-    with _book(folder) as book:
-        file = folder / PARTNERS
-        keys = {known: key.hexadecimal for known, key in read_partners(file).items()} if file.exists() else {}
+    with _book(folder) as book, changed_list(folder) as partners:
+        known = partners.get(name)
+        if known is not None and known.revoked is not None:
+            raise ConfigError(f"'{name}' was revoked at {known.revoked.at}", remedy="Enrol it under another name")
         if replace and name in book.partners and book.keys(name)[-1] != public_key:
             book.replace_key(name, public_key)
         else:
             book.enrol(name, public_key)
-        write_partners(folder, {**keys, name: public_key.hexadecimal})
+        key = public_key.hexadecimal
+        partners[name] = Partner(key=key) if known is None else known.model_copy(update={"key": key})
+
+
+def enrol_from_file(folder: Path, file: EnrolmentFile, *, now: datetime) -> None:
+    """Enrol a partner as its enrolment says: keys, number of users, and the ledger's first record.
+
+    Args:
+        folder: the coordinator's folder.
+        file: the enrolment, compared and checked (`mmrec_model.enrolment_file.read_enrolment`).
+        now: the time.
+
+    Raises:
+        ConfigError: the folder was not founded, or a partner of this name, or with one of these keys, is enrolled.
+        TrustError: the enrolment is for another federation.
+        LedgerFault: the key belongs or belonged to another partner; `LOCKED` while a run is under way.
+    """
+    founded = read_founded(folder)
+    if file.federation != founded.digest:
+        raise TrustError(
+            f"'{file.partner}' joins the federation {fingerprint_of(file.federation)}, this is {founded.fingerprint}",
+            remedy="Give the partner this coordinator's federation.json, and have it make its site with that",
+        )
+    with _book(folder) as book, changed_list(folder) as partners:
+        _require_new(file, partners)
+        book.enrol(file.partner, file.public_key, file.opening)
+        partners[file.partner] = Partner(
+            key=file.site_key,
+            node_key=file.node_key,
+            users=file.users,
+            opening=file.ledger_opening,
+            enrolled=moment(now),
+        )
+
+
+def write_node_keys(folder: Path, out: Path) -> dict[str, Path]:
+    """Write the public node key of each partner that takes part, for `flwr supernode register`.
+
+    Args:
+        folder: the coordinator's folder.
+        out: where `NAME.pub` files go; those of partners that no longer take part are removed.
+
+    Returns:
+        The files by partner.
+
+    Raises:
+        ConfigError: the list of partners cannot be read.
+        LedgerFault: a file cannot be written.
+    """
+    partners = read_list(folder / PARTNERS)
+    keys = {name: one.node_key for name, one in partners.items() if one.node_key is not None and one.revoked is None}
+    paths = {name: out / f"{name}.pub" for name in keys}
+    with file_faults(out):
+        for name, one in partners.items():
+            if one.node_key is not None and one.revoked is not None:
+                (out / f"{name}.pub").unlink(missing_ok=True)
+        for name, path in paths.items():
+            write_atomically(path, f"{keys[name]} {name}\n".encode())
+    return paths
+
+
+def _require_new(file: EnrolmentFile, partners: Mapping[str, Partner]) -> None:
+    for name, one in partners.items():
+        shared = [
+            what
+            for what, theirs, its in (
+                ("name", name, file.partner),
+                ("site key", one.key, file.site_key),
+                ("node key", one.node_key, file.node_key),
+            )
+            if theirs == its
+        ]
+        if shared:
+            raise ConfigError(
+                f"the {shared[0]} of '{file.partner}' is enrolled already, for '{name}'"
+                + ("" if one.revoked is None else f", which was revoked at {one.revoked.at}"),
+                remedy="Every partner brings a name and keys of its own, a revoked one too",
+            )
 
 
 def explain_fork(folder: Path, partner: str, *, keep: Literal["first", "second"], because: str) -> ForkProof:

@@ -168,7 +168,7 @@ def send_receipts(grid: Grid, config: RunConfig, enrolment: Enrolment, sites: Si
     expected = Expected(request, Kind.RECEIPT, {}, enrolment.users, dict.fromkeys(enrolment.users, 0.0))
     timeout = min(config.round_timeout, RECEIPT_SECONDS)
     replies = deliver(grid.send_and_receive(asked.messages, timeout=timeout))
-    _, facts = gather(replies, asked.wave, expected, lambda reply, _: sites.admit(reply))
+    _, facts = gather(replies, asked.wave, expected, lambda reply, _: sites.admit(reply), sites.require_standing)
     return replace(facts, seconds=time.monotonic() - started)
 
 
@@ -204,7 +204,7 @@ def _ask(  # noqa: PLR0917 - the parts of one round
     shapes: dict[str, Shape] = {sums.name: (sums.width,)} if sums.name else {}
     expected = Expected(request, sums.kind, shapes, enrolment.users, bounds)
     replies = exchange(grid, config, asked.messages)
-    accepted, facts = gather(replies, asked.wave, expected, lambda reply, _: sites.admit(reply))
+    accepted, facts = gather(replies, asked.wave, expected, lambda reply, _: sites.admit(reply), sites.require_standing)
     return accepted, replace(facts, seconds=time.monotonic() - started)
 
 

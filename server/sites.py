@@ -1,7 +1,7 @@
 """The partners' keys and ledgers, as the coordinator knows them: what it signs, and what it believes.
 
     coordinator/key.pem         the coordinator's own Ed25519 key, mode 0600, never leaves
-    coordinator/partners.json   enrolled partners: name -> public key, agreed outside this system
+    coordinator/partners.json   enrolled partners, agreed outside this system (`server.partners`)
     coordinator/heads.json      the last ledger head of each partner and its countersignature (`HeadBook`)
     coordinator/heads.lock      held while a coordinator works in this folder
     coordinator/forks/          one file per proof that a partner showed two histories
@@ -9,7 +9,7 @@
 Every request is signed, and carries to each partner a fresh nonce and the countersignature of the head it showed last.
 A reply counts only if its head is signed by the enrolled key, or the one that the partner's ledger rotated to, over
 that nonce, and the ledger grew from the last head; the head is stored and countersigned before the reply is used. A
-partner with an open fork is asked nothing.
+partner with an open fork is asked nothing; neither is a revoked one, and what is on its way from it is not used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from mmrec_model.canonical import JsonValue, canonical_json, sha256_hex
 from mmrec_model.closing import Closing
-from mmrec_model.errors import AdmissionError, ConfigError
+from mmrec_model.errors import ConfigError
 from mmrec_model.privacy.countersign import HeadBook
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.privacy.fork import ForkProof
@@ -32,9 +32,9 @@ from mmrec_model.privacy.rotation import Rotation, rotations_from_json
 from mmrec_model.protocol import REQUEST_DOMAIN, Kind, Reply, Request, request_statement
 from mmrec_model.storage import write_atomically
 from server.admission import Reason, refuse
+from server.partners import PARTNERS, Partner, RevocationList, read_list, write_list
 
 KEY = "key.pem"
-PARTNERS = "partners.json"
 HEADS = "heads.json"
 FORKS = "forks"
 _REASONS = {
@@ -54,21 +54,22 @@ class Sites(Closing):
     Args:
         folder: the coordinator's folder.
         key: the coordinator's key.
-        partners: public keys by name.
+        partners: the enrolled partners by name.
 
     Raises:
         LedgerFault: `LOCKED` if another coordinator works in this folder, `HEAD` if the book of heads cannot be read,
             `KEY` if it knows a partner by another key.
     """
 
-    def __init__(self, folder: Path, key: SigningKey, partners: Mapping[str, PublicKey]) -> None:
+    def __init__(self, folder: Path, key: SigningKey, partners: Mapping[str, Partner]) -> None:
         self._folder = folder
         self._key = key
         self._partners = dict(partners)
+        self._revocations = RevocationList(folder / PARTNERS)
         self._book = HeadBook(folder / HEADS, key)
         try:
             for name in sorted(self._partners):
-                self._book.enrol(name, self._partners[name])
+                self._book.enrol(name, PublicKey(self._partners[name].key))
         except BaseException:
             self._book.close()
             raise
@@ -87,7 +88,7 @@ class Sites(Closing):
                     f"{folder / name} does not exist, so no partner can be known",
                     remedy="Prepare the workspace again: it writes the coordinator's key and the partners' public keys",
                 )
-        return cls(folder, SigningKey.load(folder / KEY), read_partners(folder / PARTNERS))
+        return cls(folder, SigningKey.load(folder / KEY), read_list(folder / PARTNERS))
 
     def close(self) -> None:
         """Let another process work in this folder."""
@@ -97,7 +98,7 @@ class Sites(Closing):
         """DESCRIBE for everybody, with a nonce and the last head for each enrolled partner, by its key id."""
         known = {}
         for name in sorted(self._partners):
-            if self._book.fork(name) is None:
+            if self._book.fork(name) is None and self._revocations.of(name) is None:
                 head, key = self._book.head(name), self._book.keys(name)[-1]
                 known[key.key_id] = [self._book.challenge(name).nonce, head.size, head.root]
         return self._signed(Kind.DESCRIBE, replace(request, known=json.dumps(known, separators=(",", ":"))))
@@ -106,10 +107,10 @@ class Sites(Closing):
         """`request` for one partner: with a fresh nonce and the countersignature of its last head, signed.
 
         Raises:
-            AdmissionError: `fork` while a fork of this partner is open, `unknown_partner` if it is not enrolled.
+            AdmissionError: `fork` while a fork of this partner is open, `unknown_partner` if it is not enrolled,
+                `revoked`.
         """
-        if partner not in self._partners:
-            raise _unknown(partner)
+        self.require_standing(partner)
         try:
             nonce = self._book.challenge(partner).nonce
         except LedgerFault as fault:
@@ -122,16 +123,32 @@ class Sites(Closing):
         """Check the ledger head of a reply, remember it and countersign it.
 
         Raises:
-            AdmissionError: `unknown_partner`, `bad_signature`, `nonce`, `rollback` or `fork`.
+            AdmissionError: `unknown_partner`, `revoked`, `users_changed`, `bad_signature`, `nonce`, `rollback` or
+                `fork`.
         """
-        if reply.partner not in self._partners:
-            raise _unknown(reply.partner)
+        self.require_standing(reply.partner)
+        enrolled = self._partners[reply.partner].users
+        if enrolled is not None and reply.users != enrolled:
+            raise refuse(Reason.USERS_CHANGED, f"states {reply.users} users, its enrolment says {enrolled}")
         shown, growth, rotations = _read_head(reply), _read_growth(reply), _read_rotations(reply)
         try:
             self._book.countersign(shown, growth, rotations)
         except LedgerFault as fault:
             self._keep_fork(reply.partner)
             raise refuse(_REASONS.get(fault.code, Reason.BAD_SIGNATURE), fault.problem) from fault
+
+    def require_standing(self, partner: str) -> None:
+        """Refuse a partner that is not enrolled, or that was revoked, also a moment ago.
+
+        Raises:
+            AdmissionError: `unknown_partner` or `revoked`.
+            ConfigError: the list of partners was damaged since.
+        """
+        if partner not in self._partners:
+            raise refuse(Reason.UNKNOWN_PARTNER, f"no key of a partner '{partner}' is enrolled")
+        revocation = self._revocations.of(partner)
+        if revocation is not None:
+            raise refuse(Reason.REVOKED, f"'{partner}' was revoked at {revocation.at}: {revocation.reason}")
 
     def _signed(self, kind: Kind, request: Request) -> Request:
         return replace(request, signature=self._key.sign(request_statement(kind, request), domain=REQUEST_DOMAIN))
@@ -167,28 +184,16 @@ def coordinator_key(folder: Path) -> SigningKey:
 
 def write_partners(folder: Path, keys: Mapping[str, str]) -> None:
     """Enrol partners: name -> public key, 64 hexadecimal digits; replaces the list."""
-    write_atomically(folder / PARTNERS, json.dumps(dict(sorted(keys.items())), indent=1).encode() + b"\n")
+    write_list(folder / PARTNERS, {name: Partner(key=key) for name, key in keys.items()})
 
 
 def read_partners(path: Path) -> dict[str, PublicKey]:
     """The enrolled partners.
 
     Raises:
-        ConfigError: not a JSON object of text, or two partners with one key.
-        LedgerFault: `KEY` if a value is no public key.
+        ConfigError: not as `server.partners` says, or two partners with one key.
     """
-    try:
-        values = json.loads(path.read_bytes())
-        named = {str(name): PublicKey(value) for name, value in values.items()}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}", remedy="Write one object, name -> public key") from error
-    if len(set(named.values())) < len(named):
-        raise ConfigError(f"{path} gives two partners one key", remedy="Every partner makes a key of its own")
-    return named
-
-
-def _unknown(partner: str) -> AdmissionError:
-    return refuse(Reason.UNKNOWN_PARTNER, f"no key of a partner '{partner}' is enrolled")
+    return {name: PublicKey(partner.key) for name, partner in read_list(path).items()}
 
 
 def _read_head(reply: Reply) -> SignedHead:

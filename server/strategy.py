@@ -113,7 +113,7 @@ class PrivateFederation(Strategy):
             for name, count in users.items()
         }
         expected = Expected(self._wave.request, Kind.TRAIN, self._shapes, users, bounds, self._shares)
-        updates, facts = gather(deliver(replies), self._wave, expected, self._last_checks)
+        updates, facts = gather(deliver(replies), self._wave, expected, self._last_checks, self._sites.require_standing)
         require_cohort(facts, self._config)
         for update in updates.values():
             update.pop(WITNESS, None)

@@ -21,6 +21,8 @@ _LOG = logging.getLogger(__name__)
 
 Last: TypeAlias = Callable[[Reply, AnyArrays], None]
 """The checks with a memory, made after all others: raises `AdmissionError`, or remembers the reply as used."""
+Standing: TypeAlias = Callable[[str], None]
+"""Whether a partner takes part at this moment: raises `AdmissionError` if it was revoked."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,12 @@ def enrol(deliveries: Iterable[Delivery], wave: Wave, last: Last) -> tuple[Enrol
 
 
 def gather(
-    deliveries: Iterable[Delivery], wave: Wave, expected: Expected, last: Last
+    deliveries: Iterable[Delivery], wave: Wave, expected: Expected, last: Last, standing: Standing
 ) -> tuple[dict[str, Arrays], WaveFacts]:
-    """Pass every delivery through the gate; the admitted arrays by partner, and the facts of the wave."""
+    """Pass every delivery through the gate; the admitted arrays by partner, and the facts of the wave.
+
+    A partner that is revoked while others are waited for is taken out again at the end.
+    """
     admitted: dict[str, Arrays] = {}
     accepted: dict[str, Opened] = {}
     rejected: list[Rejection] = []
@@ -135,6 +140,12 @@ def gather(
             accepted[sender] = opened
         except AdmissionError as error:
             rejected.append(_rejection(wave, delivery.node, error))
+    for name in sorted(admitted):
+        try:
+            standing(name)
+        except AdmissionError as error:
+            del admitted[name], accepted[name]
+            rejected.append(Rejection(name, error.reason, error.problem))
     return admitted, _facts(wave, wave.nodes, accepted, rejected, heard)
 
 

@@ -70,22 +70,41 @@ class HeadBook(Closing):
         """Names of all enrolled partners."""
         return tuple(sorted(self._entries))
 
-    def enrol(self, partner: str, public_key: PublicKey) -> None:
+    def enrol(self, partner: str, public_key: PublicKey, opening: SignedHead | None = None) -> None:
         """Take in a new partner; a second enrolment with a key that it has or had does nothing.
 
+        Args:
+            partner: its name.
+            public_key: its key.
+            opening: the head of its ledger's first record, signed by that key: what it shows later must have grown from
+                there. Without it the first head that it shows is believed.
+
         Raises:
-            LedgerFault: `KEY` if the partner has another key, or the key belongs to another partner.
+            LedgerFault: `KEY` if the partner has another key, or the key belongs to another partner; `SIGNATURE` if
+                the opening is not this partner's.
         """
         known = self._entries.get(partner)
         if known is None:
             self._require_free(partner, public_key)
-            self._keep(partner, Entry(public_key))
+            self._keep(partner, self._opened(partner, public_key, opening))
         elif public_key not in known.keys:
             raise LedgerFault(
                 FaultCode.KEY,
                 f"partner {partner!r} is enrolled with key {known.public_key.key_id}, not {public_key.key_id}",
                 remedy="Have the partner rotate its key in its ledger, or replace the key by hand",
             )
+
+    def _opened(self, partner: str, public_key: PublicKey, opening: SignedHead | None) -> Entry:
+        if opening is None:
+            return Entry(public_key)
+        if opening.partner != partner or not opening.is_signed_by(public_key):
+            raise LedgerFault(
+                FaultCode.SIGNATURE,
+                f"the opening of the ledger of {partner!r} is not signed by its key {public_key.key_id}",
+                remedy="Ask the partner for its enrolment again",
+            )
+        receipt = countersign_head(partner, opening.head, opening.nonce, self._key)
+        return Entry(public_key, shown=opening, receipt=receipt)
 
     def replace_key(self, partner: str, public_key: PublicKey) -> None:
         """Give a partner another key by the operator's hand: its former one is lost or compromised.
