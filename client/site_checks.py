@@ -106,7 +106,9 @@ class SiteChecks:
         absent = [path.name for path in needed if not path.is_file()]
         if absent:
             return failed(f"missing: {', '.join(absent)}", "", "Restore from the backup; see docs/site.md")
-        there = [path for path in (*needed, self.root / NEXT_KEY, self.root / NODE_KEY, self.site.approvals) if path.exists()]
+        there = [
+            path for path in (*needed, self.root / NEXT_KEY, self.root / NODE_KEY, self.site.approvals) if path.exists()
+        ]
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in there}
         wide = {name: f"{mode:04o}" for name, mode in modes.items() if mode & 0o077}
         if wide:
