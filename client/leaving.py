@@ -4,7 +4,7 @@
 2. The statement names the ledger's head and, for each run, the releases that were committed, so may have left: what was
    trained with them stays in the coordinator's models and in every copy of them. Leaving takes nothing back.
 3. The ledger is kept: the budget belongs to the data, also if the site joins again.
-4. On request the node's key and then the signing key are destroyed. What was signed can still be verified.
+4. On request the signing key and the node's key are destroyed. What was signed can still be verified.
 
 The statement holds nothing that the coordinator was not shown before.
 """
@@ -50,8 +50,8 @@ def leave(site: Site, *, destroy: bool = False, now: datetime | None = None) -> 
     signed = {**unsigned, "signature": site.sign(canonical_json(unsigned), domain=LEAVING_DOMAIN)}
     write_atomically(site.leaving_statement, canonical_json(signed) + b"\n")
     if destroy:
-        destroy_node_key(site.root)
         destroy_keys(site.root)
+        destroy_node_key(site.root)
     return site.leaving_statement
 
 

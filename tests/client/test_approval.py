@@ -14,6 +14,7 @@ from client.approval import NotApproved, approve, bind, check_approval, read_dec
 from client.pricing import price
 from client.release import answer
 from client.site import Site
+from mmrec_model.config import RunConfig
 from mmrec_model.errors import ConfigError, LedgerError, PolicyRefusal
 from mmrec_model.planning import plan_events
 from mmrec_model.protocol import Kind
@@ -98,8 +99,9 @@ def other_budget(site: Site, _monkeypatch: pytest.MonkeyPatch) -> None:
     [("code", other_code), ("policy", other_policy), ("data", other_data), ("budget", other_budget)],
 )
 def test_a_change_of_each_digest_voids_the_approval_and_is_named(
-    name: str, change: Callable, strict, config, make_request, monkeypatch
+    name: str, change: Callable, strict, make_request, monkeypatch
 ):
+    config = RunConfig.model_validate_json(make_request(0)[0].plan)
     site = approved(strict, config)
     change(site, monkeypatch)
     now = reopened(site)

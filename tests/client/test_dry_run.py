@@ -26,13 +26,12 @@ def files(site: Site) -> dict[str, str]:
     return {str(path.relative_to(site.root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-@pytest.mark.parametrize(
-    ("kind", "round_number", "release"), [(Kind.POPULARITY, 0, "popularity"), (Kind.TRAIN, 1, "train")]
-)
+@pytest.mark.parametrize(("kind", "release"), [(Kind.POPULARITY, "popularity"), (Kind.TRAIN, "train")])
 def test_the_digest_is_that_of_the_later_message_which_costs_nothing_more(
-    kind, round_number, release, make_site, make_request, config
+    kind, release, make_site, make_request, config
 ):
     """Noise comes from the operating system: a second draw would be another one."""
+    round_number = 1 if kind is Kind.TRAIN else 0
     site = make_site(seed=None)
     request, state = make_request(round_number)
     shown = rehearse(site, config, round_number, release, state)
