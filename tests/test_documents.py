@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -17,6 +18,9 @@ import typer
 from typer.testing import CliRunner
 
 from mmrec_model import cli, price_cli
+from mmrec_model.config import EncoderConfig, TransformConfig
+from mmrec_model.data.catalogue import open_catalogue
+from mmrec_model.features.bundle import build_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -96,6 +100,31 @@ def test_the_figures_of_the_price_page_are_those_of_its_command() -> None:
     page = (ROOT / "docs" / "accounting.md").read_text()
     assert len(figures) == 20
     assert [figure for figure in figures if figure not in page] == []
+
+
+def test_the_commands_of_the_deployment_page_run_one_after_the_other(
+    small_partner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][cli.COMMAND_GROUP]
+    app = cli.build_app(EntryPoint(name, place, cli.COMMAND_GROUP) for name, place in declared.items())
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(small_partner, "shop")
+    encoders, transform = [EncoderConfig(modality="image")], TransformConfig(dims=4)
+    build_bundle(open_catalogue(Path("shop")), Path("bundle"), encoders=encoders, transform=transform, store=tmp_path)
+    words: dict[str, str] = {}
+    ran = commands(ROOT / "docs" / "deployment.md")
+    for command in ran:
+        done = CliRunner().invoke(app, [words.get(word, word) for word in shlex.split(command)])
+        assert done.exit_code == 0, (command, done.output, done.exception)
+        for file, variable in (
+            ("federation.json", "$FEDERATION_FINGERPRINT"),
+            ("enrolment.json", "$ENROLMENT_FINGERPRINT"),
+        ):
+            if found := re.search(rf"Fingerprint of {file}: (\S+)", done.output):
+                words[variable] = found[1]
+                shutil.copyfile(next(Path().glob(f"*/{file}")), file)
+    assert [word for command in ran for word in shlex.split(command)[:2] if word == "init"] == ["init", "init"]
+    assert json.loads(Path("coordinator/partners.json").read_text())["north"]["revoked"]["reason"]
 
 
 @pytest.mark.parametrize("command", commands(ROOT / "docs" / "pretraining.md"))
