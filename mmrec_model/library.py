@@ -24,7 +24,10 @@ from mmrec_model.features.folder import FeatureBundle, open_bundle
 from mmrec_model.features.own_media import bundle_encoder, encode_own_media
 from mmrec_model.model.folder import ExportedModel, load_model
 from mmrec_model.model.items import Items
+from mmrec_model.model.new_items import EVERY, reserve_places
+from mmrec_model.model.recommender import RecommenderNetwork, initial_state
 from mmrec_model.model.scoring import encode_catalogue, score_catalogue
+from mmrec_model.model.state import beside_of, model_of_state, state_of_rung
 from mmrec_model.model.texts import Texts
 
 BESIDE = "features"
@@ -132,7 +135,14 @@ class MultimodalRecommender:
         return scores_N if items is None else scores_N[self._positions(items)]
 
     def recommend(
-        self, history: Sequence[str], k: int = 10, *, exclude_history: bool = True, profile: OwnMedia | None = None
+        self,
+        history: Sequence[str],
+        k: int = 10,
+        *,
+        exclude_history: bool = True,
+        profile: OwnMedia | None = None,
+        new_items: Sequence[str] = (),
+        new_every: int = EVERY,
     ) -> list[Recommendation]:
         """The k items with the largest scores, best first.
 
@@ -141,14 +151,23 @@ class MultimodalRecommender:
             k: length of the list, at least 1; shorter where the catalogue has fewer items left.
             exclude_history: leave out what the user has already.
             profile: as in `score`.
+            new_items: ids that nobody can have met while the model was trained. One place in `new_every` is kept for
+                the one of them that suits the content profile best; scores then do not fall along the list.
+            new_every: at least 2.
 
         Raises:
-            ModelError: as `score`, or a k below 1.
+            ModelError: as `score`, a k below 1, or a `new_every` below 2.
             FeatureError: as `score`.
         """
         positions = self._positions(history)
         scores_N = self._scores(positions, self.items, self._own(profile))
-        return self._best(scores_N, k, without=positions if exclude_history else ())
+        order_N = scores_N
+        if new_items:
+            new_N = np.zeros(len(self), dtype=np.bool_)
+            new_N[self._positions(new_items)] = True
+            content_1N = score_catalogue(self._content, self.items, [positions])
+            order_N = reserve_places(scores_N[None], content_1N, [positions], new_N, every=new_every)[0]
+        return self._best(order_N, k, scores_N, without=positions if exclude_history else ())
 
     def similar(self, item_id: str, k: int = 10) -> list[Recommendation]:
         """The k items that suit a user who has this one item alone, popularity left aside.
@@ -158,7 +177,8 @@ class MultimodalRecommender:
         """
         positions = self._positions([item_id])
         level = self.items.with_prior(np.zeros(len(self), dtype=np.float32))
-        return self._best(self._scores(positions, level), k, without=positions)
+        scores_N = self._scores(positions, level)
+        return self._best(scores_N, k, scores_N, without=positions)
 
     def _scores(
         self, positions: npt.NDArray[np.int64], items: Items, own: Items | None = None
@@ -189,15 +209,29 @@ class MultimodalRecommender:
         return replace(whole.take(torch.zeros(1, 1, dtype=torch.int64)), encoded=True)
 
     def _best(
-        self, scores_N: npt.NDArray[np.float32], k: int, *, without: Sequence[int] | npt.NDArray[np.int64]
+        self,
+        order_N: npt.NDArray[np.float32],
+        k: int,
+        scores_N: npt.NDArray[np.float32],
+        *,
+        without: Sequence[int] | npt.NDArray[np.int64],
     ) -> list[Recommendation]:
         if k < 1:
             raise ModelError(f"k is {k}, at least 1 is needed", remedy="Ask for one item or more")
         allowed_N = np.ones(len(scores_N), dtype=bool)
         allowed_N[np.asarray(without, dtype=np.int64)] = False
-        order = np.argsort(-scores_N, kind="stable")
+        order = np.argsort(-order_N, kind="stable")
         best = order[allowed_N[order]][:k]
         return [Recommendation(self.item_ids[position], float(scores_N[position])) for position in best]
+
+    @cached_property
+    def _content(self) -> RecommenderNetwork:
+        """The free content profile of this model."""
+        model = self.exported.model
+        source = self.encoders.get("text")
+        untrained = initial_state(self.config, encoder_source=source)
+        state = state_of_rung(self.config, beside_of(model, self.exported.prior_N), "content", untrained)
+        return model_of_state(self.config, state, encoder_source=source)
 
     @cached_property
     def _index(self) -> dict[str, int]:

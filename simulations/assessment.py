@@ -17,12 +17,12 @@ from mmrec_model.ladder import rungs_of
 from mmrec_model.model.items import Items
 from mmrec_model.model.state import model_of_state, state_of_rung
 from mmrec_model.protocol import PRIOR, Arrays
-from simulations.panels import Panel, Part, panel_of
+from simulations.panels import Bools, Panel, Part, model_on_histories, panel_of, with_new_items
 from simulations.run_record import Metrics
 
 __all__ = [
     "FLOORS", "Panel", "Part", "all_errors", "all_metrics", "baseline_ranks", "errors", "floor_ranks", "metrics",
-    "model_ranks", "of_partner", "own_media", "panel_of", "upper_rung_ranks",
+    "model_ranks", "of_partner", "own_media", "panel_of", "ranks_with_new_items", "upper_rung_ranks",
 ]  # fmt: skip
 
 
@@ -42,6 +42,16 @@ def model_ranks(config: RunConfig, items: Items, panel: Panel, state: Arrays) ->
         state: the trained arrays and what travels beside them.
     """
     return panel.rank(panel.model_scorer(model_of_state(config, state), items.with_prior(state[PRIOR])))
+
+
+def ranks_with_new_items(config: RunConfig, items: Items, panel: Panel, state: Arrays, new_N: Bools) -> Ranks:
+    """As `model_ranks`, with one place in ten kept for new items by the free content profile."""
+    catalogue = items.with_prior(state[PRIOR])
+    score, content = (
+        model_on_histories(model_of_state(config, one), catalogue)
+        for one in (state, state_of_rung(config, state, "content"))
+    )
+    return panel.rank(panel.scorer(with_new_items(score, content, new_N)))
 
 
 def baseline_ranks(panel: Panel) -> dict[str, Ranks]:

@@ -21,11 +21,13 @@ from mmrec_model.data.histories import Histories
 from mmrec_model.evaluation.baselines import Csr, Recommender, interaction_matrix
 from mmrec_model.evaluation.ranking import RankingTask, Ranks, Scorer, ranks
 from mmrec_model.model.items import Items
+from mmrec_model.model.new_items import reserve_places
 from mmrec_model.model.recommender import RecommenderNetwork
 from mmrec_model.model.scoring import encode_catalogue, score_catalogue
 
 Part = Literal["val", "test", "cold"]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 HistoryScorer: TypeAlias = Callable[[Sequence[Ints]], npt.NDArray[np.float32]]
 """Histories of B users -> scores [B, N]; larger is better."""
 
@@ -106,6 +108,17 @@ def model_on_histories(model: RecommenderNetwork, catalogue: Items) -> HistorySc
     """A model as a function of histories; the catalogue is encoded once."""
     read = encode_catalogue(model, catalogue)
     return lambda histories: score_catalogue(model, read, histories)
+
+
+def with_new_items(score: HistoryScorer, content: HistoryScorer, new_N: Bools) -> HistoryScorer:
+    """A system whose lists keep one place in ten for new items, see `mmrec_model.model.new_items`.
+
+    Args:
+        score: the system.
+        content: orders the new items.
+        new_N: which items are new.
+    """
+    return lambda histories: reserve_places(score(histories), content(histories), histories, new_N)
 
 
 def baseline_on_histories(fitted: Recommender, n_items: int) -> HistoryScorer:

@@ -87,6 +87,20 @@ def test_recommendations_are_the_best_scores_without_the_history(model):
     assert len(model.recommend(history, k=100, exclude_history=False)) == N_ITEMS
 
 
+def test_every_third_place_is_kept_for_new_items_by_content_and_their_scores_are_the_models(model):
+    history, new = list(model.item_ids[:3]), list(model.item_ids[-4:])
+    plain = [item for item, _ in model.recommend(history, k=len(model))]
+    placed = model.recommend(history, k=9, new_items=new, new_every=3)
+    items = [item for item, _ in placed]
+    assert [item in new for item in items] == [False, False, True] * 3
+    assert [item for item in items if item not in new] == [item for item in plain if item not in new][:6]
+    assert [score for _, score in placed] == pytest.approx(model.score(history, items).tolist())
+    with pytest.raises(ModelError, match="one place in 1"):
+        model.recommend(history, new_items=new, new_every=1)
+    with pytest.raises(ModelError):
+        model.recommend(history, new_items=["nowhere"])
+
+
 def test_an_empty_history_is_answered_by_popularity(model):
     assert [item for item, _ in model.recommend([], k=3)] == ["i19", "i18", "i17"]
 

@@ -10,11 +10,16 @@ of an item plus a multiple of the size of the noise that is left: what noise ask
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 from scipy import linalg
 
 Floats = npt.NDArray[np.float64]
+
+DISCOUNT: Final = 0.15
+"""Of popular items, where nothing is noised. Chosen on validation items of X-Wines: .1176 -> .1200 without noise."""
 
 
 def ridge_penalty(pairs_MM: Floats, *, remaining: float, noise_penalty: float) -> float:
@@ -43,6 +48,22 @@ def item_weights(pairs_MM: Floats, content_MM: Floats, *, penalty: float) -> Flo
     weights = target - inverse * (np.diag(target) / np.diag(inverse))
     np.fill_diagonal(weights, 0.0)
     return np.asarray(weights, dtype=np.float64)
+
+
+def discounted(weights_MM: Floats, counts_M: Floats, *, remaining: float, kept: float) -> Floats:
+    """Weights whose columns are divided by (count + remaining + 1)^e, e = `DISCOUNT` x kept; 1 is one user's length.
+
+    As in a cosine, an item that stands beside everything says less by it. How much of that can be told from noise is
+    the share of the pairs that was kept.
+
+    Args:
+        weights_MM: B.
+        counts_M: the items' own counts in the estimated pairs.
+        remaining: spectral size of the error in them.
+        kept: share of the pairs' deviation from independence that denoising kept, 0..1.
+    """
+    size_M = np.maximum(counts_M, 0.0) + remaining + 1.0
+    return np.asarray(weights_MM * size_M ** (-DISCOUNT * kept), dtype=np.float64)
 
 
 def standardised(weights_MM: Floats, counts_M: Floats) -> Floats:

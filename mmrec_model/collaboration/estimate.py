@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mmrec_model.collaboration.closed_form import item_weights, ridge_penalty, standardised
+from mmrec_model.collaboration.closed_form import discounted, item_weights, ridge_penalty, standardised
 from mmrec_model.collaboration.denoising import denoise
 from mmrec_model.collaboration.kernels import content_kernel, mixed, route
 from mmrec_model.collaboration.pairs import unpack
@@ -64,5 +64,6 @@ def estimate_weights(
     found = denoise(noised, cosines, noise=noise)
     penalty = ridge_penalty(found.pairs_MM, remaining=found.remaining, noise_penalty=noise_penalty)
     learned = item_weights(found.pairs_MM, mixed(kernels, weights, items), penalty=penalty)
-    scaled = standardised(learned, np.diag(found.pairs_MM))
+    counts = np.diag(found.pairs_MM)
+    scaled = standardised(discounted(learned, counts, remaining=found.remaining, kept=found.kept), counts)
     return Estimated(scaled.astype(np.float32), weights, penalty, found.kept)

@@ -19,6 +19,7 @@ from client.site import Site
 from mmrec_model.canonical import canonical_json, sha256_hex
 from mmrec_model.config import RunConfig
 from mmrec_model.data.dataset import PartnerDataset
+from mmrec_model.data.split_rules import cold_items
 from mmrec_model.evaluation.ranking import Ints, Ranks, chance_level, chance_of, paired_difference, per_user
 from mmrec_model.model.items import Items
 from mmrec_model.planning import plan_events
@@ -32,9 +33,10 @@ from simulations.assessment import (
     floor_ranks,
     metrics,
     model_ranks,
+    ranks_with_new_items,
     upper_rung_ranks,
 )
-from simulations.panels import panel_of
+from simulations.panels import Bools, panel_of
 from simulations.record import final_state, spent_epsilon
 from simulations.run_record import Metrics, Verdict
 from simulations.scenarios.grid_record import (
@@ -51,6 +53,8 @@ from simulations.workspace import Recipe
 CHANCE = "chance"
 TRAIN_ITEMS_ALONE = "train_items_alone"
 """The exported model where the validation item is no input."""
+NEW_PLACES = "new_places"
+"""The exported model with one place in ten of every list kept for new items, where a cell holds some out."""
 
 Systems = dict[str, Ranks]
 
@@ -114,6 +118,8 @@ def assess_cell(done: Finished, measures: Measures) -> tuple[CellRecord, dict[st
     if config.gate.metric is not None:
         systems |= {**floors, **upper_rung_ranks(config, items, test, state)}
         systems[TRAIN_ITEMS_ALONE] = _train_items_alone(done, state)
+        if (new_N := _new_items(done)).any():
+            systems[NEW_PLACES] = ranks_with_new_items(config, items, test, state, new_N)
         ladder = _ladder(done, state, systems, {EXPORTED: chosen}, measures)
     rounds = [event for event in done.events if event.get("event") == "round"]
     rejected: Counter[str] = Counter()
@@ -187,18 +193,28 @@ def _traffic(events: Sequence[Mapping[str, Any]]) -> dict[str, Traffic]:
 def _cold(done: Finished, state: Arrays, systems: Systems, measures: Measures) -> dict[str, ColdRecord]:
     """Items that nobody trained on: a panel of its own where the cell holds some out, else those that happen to be."""
     config, items = done.config, done.items
-    if done.recipe.split is not None and done.recipe.split.cold_share:
+    if (new_N := _new_items(done)).any():
         panel = measures.panel(done.data, done.sites, "cold")
         if not panel.histories:
             return {}
         floors = floor_ranks(config, items, panel, state)
         found = {EXPORTED: model_ranks(config, items, panel, state), **floors}
         found |= upper_rung_ranks(config, items, panel, state)
+        found[NEW_PLACES] = ranks_with_new_items(config, items, panel, state, new_N)
     else:
         panel = measures.panel(done.data, done.sites, "test")
         untrained_T = panel.counts_N[panel.task.flat_targets] == 0
         found = {name: ranks.only(untrained_T)[0] for name, ranks in systems.items()}
     return {name: _recall(ranks) for name, ranks in found.items() if ranks.rank_U.size}
+
+
+def _new_items(done: Finished) -> Bools:
+    """Items that the split holds out: a public fact of their ids."""
+    ids, split = done.sites[0].dataset.catalogue.item_ids, done.recipe.split
+    new_N = np.zeros(len(ids), dtype=np.bool_)
+    if split is not None:
+        new_N[cold_items(ids, split.cold_share, split.cold_seed)] = True
+    return new_N
 
 
 def _recall(found: Ranks) -> ColdRecord:

@@ -24,6 +24,7 @@ _LABELS = {
     "free": "free content and popularity",
     "trained": "all of these and the trained part",
     "train_items_alone": "exported, train items alone",
+    "new_places": "exported, one place in ten for new items",
     "popularity": "popularity",
     "popularity_bounded": "bounded popularity",
     "ease": "EASE",

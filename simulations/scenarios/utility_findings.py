@@ -18,7 +18,7 @@ from mmrec_model.evaluation.ranking import Floats, Ranks, per_user
 from mmrec_model.evaluation.significance import holm, over_seeds, sign_flip_p
 from mmrec_model.ladder import TRAINED
 from simulations.assessment import FLOORS
-from simulations.scenarios.cell_assessment import TRAIN_ITEMS_ALONE
+from simulations.scenarios.cell_assessment import NEW_PLACES, TRAIN_ITEMS_ALONE
 from simulations.scenarios.grid_record import EXPORTED, CellFile, CellLadder, Estimate
 from simulations.scenarios.interface import Evidence
 from simulations.scenarios.rival_record import RivalFile
@@ -158,7 +158,8 @@ def _cold(place: Place, files: Sequence[CellFile], *, held_out: bool) -> Cold:
         noise=place[1],
         held_out=held_out,
         rung=ladder.rung,
-        systems={name: ladder.cold[name] for name in SYSTEMS if name in ladder.cold},
+        systems={name: ladder.cold[name] for name in (NEW_PLACES, *SYSTEMS) if name in ladder.cold},
+        others={name: ladder.test[name].ndcg_at_10 for name in (NEW_PLACES, EXPORTED) if name in ladder.test},
     )
 
 

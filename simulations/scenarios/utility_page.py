@@ -13,6 +13,7 @@ from markupsafe import Markup
 from simulations.figures import metric_label
 from simulations.report import page_environment
 from simulations.report_numbers import four, plain_delta, with_error
+from simulations.scenarios.cell_assessment import NEW_PLACES
 from simulations.scenarios.grid_record import EXPORTED, Estimate, Traffic
 from simulations.scenarios.rival_record import RivalRecord
 from simulations.scenarios.utility_figures import label, utility_figure
@@ -82,7 +83,7 @@ def render_utility(record: UtilityGrid) -> str:
             gate_metric=metric_label(found.rungs[0].metric) if found.rungs else "",
             gate_rungs=[name for name in RUNGS if any(name in rung.released for rung in found.rungs)],
             cold=[one for one in found.cold if one.systems[EXPORTED].users >= ENOUGH_USERS],
-            cold_systems=[name for name in SYSTEMS if any(name in one.systems for one in found.cold)],
+            cold_systems=[name for name in (NEW_PLACES, *SYSTEMS) if any(name in one.systems for one in found.cold)],
             words=words(record),
             limits=limits(record),
             label=label,
@@ -213,6 +214,12 @@ def _cold_items(record: UtilityGrid) -> Iterator[str]:
                 f"Recall of items that nobody trained on, at ε {COLD_EPSILON} and central noise, in times chance: "
                 f"{told}. Popularity and pairs know nothing of such items."
             )
+            if NEW_PLACES in one.others:
+                kept, model = one.others[NEW_PLACES], one.others[EXPORTED]
+                yield (
+                    "One place in ten of every list for new items, where a tenth of the catalogue is new, costs all "
+                    f"other items {model - kept:.4f} ndcg@10 ({kept:.4f} after {model:.4f})."
+                )
 
 
 def limits(record: UtilityGrid) -> list[str]:

@@ -67,13 +67,23 @@ class PairedTest(Strict):
 
 
 class Cold(Strict):
-    """Items without any train row: those that a cell kept out on purpose, or (`held_out` false) the data's own."""
+    """Items without any train row: those that a cell kept out on purpose, or (`held_out` false) the data's own.
+
+    Attributes:
+        epsilon: of the cell.
+        noise: of the cell.
+        held_out: whether on purpose.
+        rung: what the gate exported.
+        systems: recall of such items.
+        others: ndcg@10 of all other test items, of the exported model with and without places for new items.
+    """
 
     epsilon: str
     noise: str
     held_out: bool
     rung: str
     systems: dict[str, ColdRecord]
+    others: dict[str, Share]
 
 
 class Goal(Strict):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from mmrec_model.collaboration.closed_form import item_weights, ridge_penalty, standardised
+from mmrec_model.collaboration.closed_form import discounted, item_weights, ridge_penalty, standardised
 from mmrec_model.evaluation.baselines import EASE
 
 M = 6
@@ -74,3 +74,14 @@ def test_standard_weights_score_the_neighbours_of_an_item_with_deviation_one() -
     assert np.average(scaled.std(axis=1), weights=counts) == pytest.approx(1.0)
     np.testing.assert_allclose(standardised(5.0 * weights, counts), scaled)
     assert not standardised(np.zeros((M, M)), counts).any()
+
+
+def test_popular_columns_are_discounted_as_far_as_the_pairs_are_known():
+    weights, counts = np.ones((4, 4)), np.array([1.0, 10.0, 100.0, 0.0])
+    known = discounted(weights, counts, remaining=0.0, kept=1.0)[0]
+    assert known[0] > known[1] > known[2] > 0.0
+    assert known[3] > known[0]
+    assert known[0] / known[1] == pytest.approx((11.0 / 2.0) ** 0.15)
+    noisy = discounted(weights, counts, remaining=50.0, kept=0.5)[0]
+    assert known[0] / known[2] > noisy[0] / noisy[2] > 1.0
+    np.testing.assert_array_equal(discounted(weights, counts, remaining=50.0, kept=0.0), weights)

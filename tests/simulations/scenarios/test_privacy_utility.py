@@ -161,7 +161,10 @@ def test_tests_are_paired_and_adjusted(record: UtilityGrid, cells: dict[tuple[st
 def test_cold_items_are_items_that_no_partner_trained_on(cells: dict[tuple[str, str, str], CellFile]) -> None:
     ladder = cells["1", "local", "cold"].record.ladder
     assert ladder is not None
-    assert set(ladder.cold) >= {"exported", "free_content"}
+    assert set(ladder.cold) >= {"exported", "new_places", "free_content"}
+    assert ladder.cold["new_places"].recall.value >= ladder.cold["exported"].recall.value
+    assert "new_places" in ladder.test
+    assert "new_places" not in cells["1", "local", "all"].record.ladder.test
     found = ladder.cold["free_content"]
     assert 10 <= found.users <= USERS
     assert found.chance == pytest.approx(10 / (ITEMS - 5), rel=0.1)
@@ -244,7 +247,7 @@ def test_goals_are_shares_of_ease_and_times_chance() -> None:
     recall = Estimate(value=0.05, error=0.01)
     cold = Cold(
         epsilon="1", noise="local", held_out=True, rung="pairs",
-        systems={"exported": ColdRecord(users=9, recall=recall, chance=0.01)},
+        systems={"new_places": ColdRecord(users=9, recall=recall, chance=0.01)}, others={},
     )  # fmt: skip
 
     def met(
@@ -253,7 +256,7 @@ def test_goals_are_shares_of_ease_and_times_chance() -> None:
         return [goal.met for goal in goals_of([ease, *systems], [rung], list(tests), list(colds))]
 
     nothing = met()
-    assert nothing == [None] * 11 + [False], "only the messages were measured, and one is too large"
+    assert nothing == [None] * 12 + [False], "only the messages were measured, and one is too large"
     at_8 = met(entry("exported", "exported", "8", "local", 0.1131))
     assert at_8[2:4] == [True, True]
     assert met(entry("exported", "exported", "8", "local", 0.1129))[2:4] == [False, False]
@@ -263,7 +266,9 @@ def test_goals_are_shares_of_ease_and_times_chance() -> None:
     assert met(tests=(paired(0.01, 0.01), paired(0.0, 0.3)))[8:10] == [True, False]
     assert met(tests=(paired(0.01, 0.01), paired(-0.001, 0.01)))[8:10] == [False, False]
     assert met(tests=(paired(0.01, 0.01),))[8:10] == [True, True]
-    assert met(colds=(cold,))[10] is True
+    assert met(colds=(cold,))[10:12] == [True, None]
+    own = cold.model_copy(update={"systems": {"exported": cold.systems["new_places"]}})
+    assert met(colds=(own,))[10:12] == [None, True]
     assert met(colds=(cold.model_copy(update={"held_out": False}),))[10] is None
 
 
