@@ -11,6 +11,7 @@ import importlib.util
 import itertools
 import json
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
@@ -28,6 +29,7 @@ from mmrec_model.protocol import ARRAYS, FIELDS, PROTOCOL_VERSION, Kind
 from server.app import coordinate
 from server.checkpoint import Snapshot
 from server.journal import read_journal
+from server.partners import revoke
 from server.sites import coordinator_key, write_partners
 from simulations.loopback import Channel, LoopbackGrid
 
@@ -605,3 +607,27 @@ def test_a_coordinator_killed_at_any_message_goes_on_as_if_nothing_had_happened(
     assert snapshot.round == 3
     assert len(events(tmp_path, "round")) == 3
     assert len(events(tmp_path, "popularity")) == 1
+
+
+@pytest.mark.parametrize("seen", ["fr", "nl"], ids=["before its reply is read", "after its reply was admitted"])
+def test_a_partner_revoked_in_the_middle_of_a_round_is_as_if_it_had_not_answered_from_there_on(
+    seen: str, tmp_path: Path
+) -> None:
+    def revoking(request: Message, reply: Message) -> list[Message]:
+        fields = reply.content.config_records[FIELDS] if reply.has_content() else {}
+        folder = tmp_path / "revoked" / "coordinator"
+        if (fields.get("kind"), fields.get("round"), fields.get("partner")) == (Kind.TRAIN.value, 2, seen):
+            revoke(folder, "fr", reason="left", now=datetime(2026, 5, 1, tzinfo=UTC))
+        return [reply]
+
+    def silent(request: Message, reply: Message) -> list[Message]:
+        fields = reply.content.config_records[FIELDS] if reply.has_content() else {}
+        gone = fields.get("partner") == "fr" and request.metadata.message_type == Kind.TRAIN and fields["round"] >= 2
+        return [] if gone else [reply]
+
+    revoked, absent = run(tmp_path / "revoked", revoking), run(tmp_path / "absent", silent)
+    assert revoked.digest == absent.digest
+    rounds = events(tmp_path / "revoked", "round")
+    assert [one["accepted"] for one in rounds] == [["be", "fr", "nl"], ["be", "nl"], ["be", "nl"]]
+    assert [one["rejected"] for one in rounds] == [{}, {"revoked": 1}, {"revoked": 1}]
+    assert "fr" not in rounds[2]["bytes_down"], "it is asked nothing any more"
