@@ -1,7 +1,7 @@
 """The single exit: everything a partner sends is made here, and has been charged before it is made.
 
-For each priced message: admit -> approval -> plan on the ledger -> reserve (on disk) -> compute ->
-keep -> commit -> send with the new head, signed. The signature is checked before the policy: nobody probes its limits.
+For each priced message: admit -> receipt of the last head, approval and plan -> reserve (on disk) -> compute -> keep ->
+commit -> send with the new head, signed. The signature is checked before the policy: nobody probes its limits.
 A crash between any two of these can lose work, never budget: a reserve is not refunded, and a reply that was computed
 is found again and sent as it was. What leaves is the `Reply` fields and the arrays below, nothing else:
 
