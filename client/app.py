@@ -30,6 +30,12 @@ def describe(message: Message, context: Context) -> Message:
     return _answered(Kind.DESCRIBE, message, context)
 
 
+@app.train("activity")
+def release_activity(message: Message, context: Context) -> Message:
+    """Release noised numbers of users by length of their histories."""
+    return _answered(Kind.ACTIVITY, message, context)
+
+
 @app.train("popularity")
 def release_popularity(message: Message, context: Context) -> Message:
     """Release noised item counts."""

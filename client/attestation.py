@@ -146,14 +146,14 @@ def _is_pass_of(record: Record, code_digest: str) -> bool:
 
 
 def _statistics(ledger: Ledger) -> dict[str, object]:
-    """Statistics that training uses: of the shared catalogue, and this partner's popularity once it is paid for."""
+    """Statistics that training uses: of the shared catalogue, and this partner's own ones once they are paid for."""
     public = {"origin": "public", "charge": None}
     statistics: dict[str, object] = {"item_vocabulary": public, "catalogue_transform": public}
     dangling = {record.hash for record in ledger.dangling()}
     for record in ledger.records:
         paid = record.type == RecordType.RESERVE and record.hash not in dangling
         kind = record.text("kind") if paid else ""
-        if kind in {"popularity", "pairs"} and record.table("mechanism")["type"] != "non_private":
+        if kind in {"activity", "popularity", "pairs"} and record.table("mechanism")["type"] != "non_private":
             statistics[kind] = {"origin": "dp", "charge": record.hash}
     return statistics
 

@@ -12,13 +12,17 @@ from client import outbox
 from client.attestation import attest_code
 from client.comparison import sensitivity as comparison_sensitivity
 from client.measurement import sensitivity as metrics_sensitivity
+from client.pairs import check_pairs
 from client.popularity import sensitivity
 from client.pricing import price, renyi_price
 from client.site import Site
+from mmrec_model.activity import BOUND as ACTIVITY_BOUND
+from mmrec_model.activity import cap_of
 from mmrec_model.collaboration.pairs import BOUND
 from mmrec_model.config import PrivacyConfig, RunConfig
 from mmrec_model.errors import PolicyRefusal
 from mmrec_model.planning import (
+    activity_event,
     compare_event,
     evaluation_event,
     pairs_event,
@@ -41,6 +45,7 @@ from mmrec_model.privacy.records import Record
 from mmrec_model.protocol import Arrays, Kind, Request
 
 RELEASES: dict[Kind, str] = {
+    Kind.ACTIVITY: "activity",
     Kind.POPULARITY: "popularity",
     Kind.PAIRS: "pairs",
     Kind.TRAIN: "train",
@@ -56,8 +61,8 @@ class Charge:
 
     Attributes:
         run_id: the run.
-        round: 0 for popularity and pairs, then 1, 2, ...; metrics have the round after which they are released, and
-            the comparison comes one after the last round.
+        round: 0 for activity, popularity and pairs, then 1, 2, ...; metrics have the round after which they are
+            released, and the comparison comes one after the last round.
         kind: the message type.
         event: what it will cost.
         sensitivity: L2 bound of one user's contribution (of a training round, to the gradients); None without noise.
@@ -89,11 +94,14 @@ def charge_of(config: RunConfig, kind: Kind, request: Request, state: Arrays) ->
         state: the global arrays it carries; empty but for training.
 
     Raises:
-        ProtocolError: the state has no clip, or one outside the plan's range.
+        ProtocolError: the state has no clip or cap, or one outside the plan's range, or asks for pairs of other items.
     """
-    if kind is Kind.POPULARITY:
-        event, bound = popularity_event(config.privacy), sensitivity(config.privacy)
+    if kind is Kind.ACTIVITY:
+        event, bound = activity_event(config.privacy), ACTIVITY_BOUND
+    elif kind is Kind.POPULARITY:
+        event, bound = popularity_event(config.privacy), sensitivity(cap_of(config.privacy, state))
     elif kind is Kind.PAIRS:
+        check_pairs(config, state)
         event, bound = pairs_event(config.privacy, config.collaboration), BOUND
     elif kind is Kind.COMPARE:
         event, bound = compare_event(config.privacy, config.gate), comparison_sensitivity(config)

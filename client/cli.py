@@ -25,10 +25,11 @@ def register_self_test(app: typer.Typer) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the group `mmrec site`."""
-    group = typer.Typer(no_args_is_help=True, help="A partner's site: founding, checks, approvals, budget, keys.")
+    group = typer.Typer(no_args_is_help=True, help="A partner's site: founding, approvals, budget, bounds, keys.")
     register_founding(group)
     group.command("rotate-key")(rotate_key)
     group.command("server-key")(server_key)
+    group.command("activity")(activity)
     for name, command in operation_cli.COMMANDS:
         group.command(name)(command)
     app.add_typer(group, name="site")
@@ -79,6 +80,31 @@ def server_key(
         ) from error
     rotation.accept_server_key(site, new_key, None if old is None else str(old), str(new))
     typer.echo(f"Requests must be signed by {new_key.key_id} from now on.")
+
+
+def activity(
+    site: SiteFolder,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Show whom the bounds of the last releases cut, by activity of the users; private, for this site alone."""
+    from client.activity import GROUPS, PRIVATE, latest, table  # noqa: PLC0415
+    from client.site import Site  # noqa: PLC0415
+
+    found = latest(Site.open(site).noted())
+    if as_json:
+        typer.echo(json.dumps({"note": PRIVATE, "groups": GROUPS, "releases": found}, indent=1))
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    header, *rows = table(found)
+    shown = Table(*header)
+    for row in rows:
+        shown.add_row(*row)
+    console = Console(soft_wrap=True)
+    console.print(shown if found else "No release of this site has a bound that could cut a user yet.")
+    console.print(PRIVATE)
 
 
 def self_test(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -40,10 +41,14 @@ from mmrec_model.privacy.clipping import start_clip
 from mmrec_model.privacy.events import PrivacyEvent, to_record
 from mmrec_model.privacy.records import NO_RECORD, Record, stored_form
 from mmrec_model.protocol import (
+    CAP,
     CLIP,
+    FEATURE_MAP,
+    METRIC,
     PRIOR,
     SCORER,
     SELECTED,
+    TAIL,
     Arrays,
     Kind,
     Request,
@@ -101,6 +106,13 @@ class Rehearsal:
         return {**asdict(self), "event": to_record(self.event), **finite}
 
 
+class _Unnoted(Site):
+    """The same site, whose diary stays as it is."""
+
+    def note(self, run_id: str, round_number: int, kind: str, facts: Mapping[str, object]) -> None:
+        """Leave the diary alone."""
+
+
 def rehearse(site: Site, config: RunConfig, round_number: int, release: str, state: Arrays) -> Rehearsal:
     """Make a reply, charge it and keep it.
 
@@ -108,8 +120,8 @@ def rehearse(site: Site, config: RunConfig, round_number: int, release: str, sta
         site: this partner.
         config: the plan.
         round_number: of the plan.
-        release: `popularity`, `pairs`, `train`, `evaluate` or `compare`.
-        state: what the request will carry; empty for `popularity`. The scorer of a plan with pairs is the one that the
+        release: `activity`, `popularity`, `pairs`, `train`, `evaluate` or `compare`.
+        state: what the request will carry; empty where it carries nothing. The scorer of a plan with pairs is the one that the
             coordinator sent.
 
     Raises:
@@ -118,7 +130,7 @@ def rehearse(site: Site, config: RunConfig, round_number: int, release: str, sta
     """
     kind = _kind_of(config, round_number, release)
     scorer = kept_scorer(site.inbox) if _has_scorer(config, kind) else {}
-    if (kind is not Kind.POPULARITY and not state) or (_has_scorer(config, kind) and not scorer):
+    if (not state and _untrained(site, config, kind)) or (_has_scorer(config, kind) and not scorer):
         raise UsageError(
             f"'{release}' of round {round_number} is made on a global state that only the coordinator has",
             remedy="Give its snapshot of the round before with --state, or take throw-away noise with --no-charge",
@@ -156,7 +168,7 @@ def rehearse_free(site: Site, config: RunConfig, round_number: int, release: str
     arrays = state or _untrained(site, config, kind)
     scorer = _empty_scorer(config) if _has_scorer(config, kind) else {}
     charge = _charge(config, kind, round_number, arrays, scorer)
-    finished = MAKERS[kind](site, _off_the_ledger(charge), config, {**arrays, **scorer})
+    finished = MAKERS[kind](_Unnoted(site.root, site.config), _off_the_ledger(charge), config, {**arrays, **scorer})
     before = history.spent()
     return _rehearsal(site, charge, finished, (before, [*before, dict(to_record(charge.event))]), kept=False)
 
@@ -187,7 +199,7 @@ def _kind_of(config: RunConfig, round_number: int, release: str) -> Kind:
 
 
 def _has_scorer(config: RunConfig, kind: Kind) -> bool:
-    return kind in SCORED and config.collaboration.items > 0
+    return kind in SCORED and config.collaboration.released
 
 
 def _charge(config: RunConfig, kind: Kind, round_number: int, state: Arrays, scorer: Arrays) -> Charge:
@@ -198,10 +210,14 @@ def _charge(config: RunConfig, kind: Kind, round_number: int, state: Arrays, sco
 
 def _untrained(site: Site, config: RunConfig, kind: Kind) -> Arrays:
     """What a request would carry at the start of the run, with zeros for what the partners' releases make of it."""
-    if kind is Kind.POPULARITY:
+    if kind is Kind.ACTIVITY:
         return {}
+    if kind is Kind.POPULARITY:
+        return {CAP: np.array([config.privacy.popularity_cap], np.float32)} if config.privacy.activity_quantile else {}
     if kind is Kind.PAIRS:
-        return {SELECTED: _empty_scorer(config)[SELECTED]}
+        asked, public = config.collaboration, {SELECTED, FEATURE_MAP}
+        tail = {TAIL: np.ones(asked.items, np.float32)} if asked.items and asked.tail_weight else {}
+        return {name: array for name, array in _empty_scorer(config).items() if name in public} | tail
     initial = initial_state(config, encoder_source=site.config.text_encoder)
     clip = None if kind is not Kind.TRAIN else start_clip(config.privacy)
     prior = np.zeros(config.features.items, np.float32)
@@ -223,8 +239,10 @@ def _check_state(site: Site, config: RunConfig, kind: Kind, state: Arrays) -> No
 
 
 def _empty_scorer(config: RunConfig) -> Arrays:
-    items = config.collaboration.items
-    return {SCORER: np.zeros((items, items), np.float32), SELECTED: np.arange(items, dtype=np.float32)}
+    items, dims, width = config.collaboration.items, config.collaboration.dims, sum(config.model_dims.values())
+    of_items = {SCORER: np.zeros((items, items), np.float32), SELECTED: np.arange(items, dtype=np.float32)}
+    of_features = {METRIC: np.zeros((dims, dims), np.float32), FEATURE_MAP: np.eye(width, dims, dtype=np.float32)}
+    return (of_items if items else {}) | (of_features if dims else {})
 
 
 def _off_the_ledger(charge: Charge) -> Record:

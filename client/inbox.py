@@ -11,28 +11,33 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from mmrec_model.config import RunConfig
 from mmrec_model.errors import ProtocolError
-from mmrec_model.protocol import SCORER, SELECTED, Arrays, arrays_digest
+from mmrec_model.protocol import FEATURE_MAP, METRIC, SCORER, SELECTED, Arrays, arrays_digest
 from mmrec_model.storage import write_atomically
 
 _FILE = "scorer.safetensors"
 
 
-def keep_scorer(folder: Path, arrays: Arrays, *, items: int) -> None:
+def keep_scorer(folder: Path, arrays: Arrays, config: RunConfig) -> None:
     """Store the scorer of a run in place of the one before.
 
     Args:
         folder: the site's inbox.
-        arrays: `scorer` and `selected`.
-        items: M of the plan.
+        arrays: of pairs of items `scorer` and `selected`, of pairs of features `metric` and `feature_map`.
+        config: the plan.
 
     Raises:
         ProtocolError: other arrays, or of another size.
     """
+    items, dims = config.collaboration.items, config.collaboration.dims
+    of_items = {SCORER: (items, items), SELECTED: (items,)} if items else {}
+    of_features = {METRIC: (dims, dims), FEATURE_MAP: (sum(config.model_dims.values()), dims)} if dims else {}
     shapes = {name: array.shape for name, array in arrays.items()}
-    if shapes != {SCORER: (items, items), SELECTED: (items,)}:
+    if shapes != of_items | of_features:
         raise ProtocolError(
-            f"a scorer of the arrays {shapes}, the plan has {items} items", remedy="Send the plan's own"
+            f"a scorer of the arrays {shapes}, the plan has {items} items and {dims} dimensions",
+            remedy="Send the plan's own",
         )
     write_atomically(folder / _FILE, save(arrays))
 
@@ -47,7 +52,7 @@ def kept_scorer(folder: Path) -> Arrays:
 
 
 def find_scorer(folder: Path, digest: str) -> Arrays:
-    """`scorer` and `selected` as they were sent; nothing for an empty digest.
+    """The arrays as they were sent; nothing for an empty digest.
 
     Raises:
         ProtocolError: none with this digest was sent, or the file is damaged.

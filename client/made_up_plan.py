@@ -60,6 +60,7 @@ class PlanShape:
         dropout: whether modalities are hidden.
         adaptive: whether the count of adaptive clipping is released too.
         pairs: whether the score reads released pairs of items.
+        metric: whether it reads released pairs of features.
     """
 
     fusion: FusionName = "attention"
@@ -76,6 +77,7 @@ class PlanShape:
     dropout: bool = False
     adaptive: bool = False
     pairs: bool = False
+    metric: bool = False
 
     @classmethod
     def of(cls, config: RunConfig) -> PlanShape:
@@ -96,6 +98,7 @@ class PlanShape:
             dropout=config.training.modality_dropout > 0.0,
             adaptive=config.privacy.clipping == "adaptive",
             pairs=config.collaboration.items > 0,
+            metric=config.collaboration.dims > 0,
         )
 
     @property
@@ -109,6 +112,7 @@ class PlanShape:
             hidden=_HIDDEN,
             trained_dims=_HIDDEN,
             collaboration_weight=_PAIRS_WEIGHT if self.pairs else 0.0,
+            metric_weight=_PAIRS_WEIGHT if self.metric else 0.0,
             fusion=self.fusion,
             fusion_layers=self.layers,
             decision_weights=self.decision_weights,
@@ -136,6 +140,8 @@ def made_up_model(shape: PlanShape) -> Witnessed:
         if model.pairs_scorer is not None:
             selected = torch.arange(0, _ITEMS, 2)
             model.pairs_scorer.load(selected, torch.randn(len(selected), len(selected)))
+        if model.metric_scorer is not None:
+            model.metric_scorer.load(torch.randn(_WIDTH * len(shape.modalities), _WIDTH), torch.randn(_WIDTH, _WIDTH))
     model.train()
     return Witnessed(model, _WITNESS)
 

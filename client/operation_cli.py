@@ -84,7 +84,9 @@ def dry_run(
     round_number: Annotated[int, typer.Option("--round", min=0, help="Round of the plan; 0 is before training.")] = 0,
     release: Annotated[
         str | None,
-        typer.Option(help="popularity, pairs, train, evaluate or compare; by default popularity, then train."),
+        typer.Option(
+            help="activity, popularity, pairs, train, evaluate or compare; by default popularity, then train."
+        ),
     ] = None,
     state: Annotated[
         Path | None, typer.Option(help="The coordinator's snapshot of the round before, rounds/NNNNN.safetensors.")

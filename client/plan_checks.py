@@ -70,15 +70,18 @@ def rounds_of(config: RunConfig, kind: Kind) -> Container[int]:
         case Kind.COMPARE:
             return (config.training.rounds + 1,) if config.gate.metric is not None else ()
         case Kind.PAIRS | Kind.SCORER:
-            return (0,) if config.collaboration.items else ()
+            return (0,) if config.collaboration.released else ()
+        case Kind.ACTIVITY:
+            return (0,) if config.privacy.activity_quantile else ()
     return (0,)
 
 
 def priced_kinds(config: RunConfig) -> tuple[Kind, ...]:
     """The kinds of releases that a plan asks for, in the order of a run."""
     asked = {
+        Kind.ACTIVITY: bool(config.privacy.activity_quantile),
         Kind.POPULARITY: True,
-        Kind.PAIRS: config.collaboration.items > 0,
+        Kind.PAIRS: config.collaboration.released,
         Kind.TRAIN: config.training.rounds > 0,
         Kind.EVALUATE: bool(config.evaluated_rounds),
         Kind.COMPARE: config.gate.metric is not None,

@@ -28,12 +28,13 @@ FLAT: Final = StepPlan(max_grad_norm=0.5, noise_multiplier=1.0, expected_users=3
 ADAPTIVE: Final = replace(FLAT, count_noise=1.0)
 _REACHED = 0.99
 _DEPTHS: Final[dict[FusionName, int]] = {"concat": 2, "transformer": 2}
-_FULL: Final = PlanShape(heads=HEADS, ctr_scorer="deepfm", dropout=True, adaptive=True, pairs=True)
+_FULL: Final = PlanShape(heads=HEADS, ctr_scorer="deepfm", dropout=True, adaptive=True, pairs=True, metric=True)
 """Everything at once that goes with every fusion."""
 
 FAMILIES: Final[dict[str, PlanShape]] = {
     "a default plan": PlanShape(),
     "pairs of items": PlanShape(pairs=True),
+    "pairs of features": PlanShape(metric=True),
     **{f"fusion {name}": replace(_FULL, fusion=name, layers=_DEPTHS.get(name, 1)) for name in get_args(FusionName)},
     "public decision weights": PlanShape(fusion="decision", decision_weights="public"),
     "local decision weights": PlanShape(fusion="decision", decision_weights="local", dropout=True, adaptive=True),

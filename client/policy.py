@@ -19,7 +19,7 @@ from mmrec_model.config_types import Count, Fraction, MetricName, NonNegative, P
 from mmrec_model.errors import ConfigError, PolicyRefusal
 from mmrec_model.privacy.clipping import clip_bounds
 
-Release = Literal["popularity", "pairs", "train", "compare"]
+Release = Literal["activity", "popularity", "pairs", "train", "compare"]
 
 
 class Policy(Strict):
@@ -40,6 +40,7 @@ class Policy(Strict):
         max_trained_weights: largest number of weights that a run may train.
         minimum_cohort: partners the coordinator must wait for before it opens an aggregate.
         max_pair_items: items whose pairs a run may ask for; sets the bytes of that one release.
+        max_pair_dims: dimensions of features whose pairs a run may ask for; likewise.
         allowed_releases: what may leave at all, beside metrics.
         allowed_metrics: names of the metrics that may leave, as noised sums; none for a new site.
         min_metric_noise_multiplier: least noise of a release of metrics, the gate's comparison included.
@@ -64,7 +65,8 @@ class Policy(Strict):
     max_trained_weights: Count = 2_000_000
     minimum_cohort: Count = 1
     max_pair_items: Annotated[int, Field(ge=0)] = 4096
-    allowed_releases: tuple[Release, ...] = ("popularity", "pairs", "train", "compare")
+    max_pair_dims: Annotated[int, Field(ge=0)] = 512
+    allowed_releases: tuple[Release, ...] = ("activity", "popularity", "pairs", "train", "compare")
     allowed_metrics: tuple[MetricName, ...] = ()
     min_metric_noise_multiplier: NonNegative = 1.0
     max_metric_releases: Count = 10
@@ -168,8 +170,9 @@ def amounts_of(policy: Policy, config: RunConfig, trained_weights: int) -> tuple
         ("history", training.max_history, policy.max_history),
         ("feedback", training.max_feedback if config.model.heads else 0, policy.max_history),
         ("popularity-cap", privacy.popularity_cap, policy.max_history),
-        ("pair-history", config.collaboration.history if config.collaboration.items else 0, policy.max_history),
+        ("pair-history", config.collaboration.history if config.collaboration.released else 0, policy.max_history),
         ("pair-items", config.collaboration.items, policy.max_pair_items),
+        ("pair-dims", config.collaboration.dims, policy.max_pair_dims),
         ("trained-weights", trained_weights, policy.max_trained_weights),
     )
     return tuple(Amount(code, value, limit) for code, value, limit in asked)

@@ -114,6 +114,10 @@ class LocalStatistics:
         present_B = self.norms_B[torch.isfinite(self.norms_B)]
         return int((present_B <= max_grad_norm).sum()) - len(present_B) / 2
 
+    def beyond_B(self, max_grad_norm: float) -> Tensor:  # noqa: N802 - the shape is part of the name
+        """Whether each user's gradient was longer than the clip; a user without a finite norm is absent."""
+        return torch.isfinite(self.norms_B) & (self.norms_B > max_grad_norm)
+
 
 @dataclass(frozen=True)
 class StepFacts:

@@ -6,6 +6,7 @@ A crash between any two of these can lose work, never budget: a reserve is not r
 is found again and sent as it was. What leaves is the `Reply` fields and the arrays below, nothing else:
 
     DESCRIBE    name, public number of users                                                price 0
+    ACTIVITY    noised numbers of users by length of their histories                        one Gaussian release
     POPULARITY  noised item counts                                                          one Gaussian release
     PAIRS       noised sum of the users' item pairs                                         one Gaussian release
     TRAIN       change of the trained weights after noised, clipped steps; witness block    sampled Gaussian steps
@@ -118,7 +119,7 @@ def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answe
         if kind is Kind.DESCRIBE:
             approve_plan(ledger, site, config)
         elif kind is Kind.SCORER:
-            keep_scorer(site.inbox, arrays, items=config.collaboration.items)
+            keep_scorer(site.inbox, arrays, config)
         else:
             check_kind(site, config, kind)
             state = {**arrays, **find_scorer(site.inbox, request.scorer)}
@@ -133,14 +134,15 @@ def _check_request(config: RunConfig, kind: Kind, request: Request, arrays: Arra
             f"round {request.round} of run '{request.run_id}' is not a {kind} round of plan '{config.run_id}'",
             remedy="Send the rounds of the plan's own run",
         )
-    if kind in SCORED and bool(request.scorer) != (config.collaboration.items > 0):
+    if kind in SCORED and bool(request.scorer) != config.collaboration.released:
         raise ProtocolError(
             f"the request names {'a' if request.scorer else 'no'} scorer of pairs, the plan has pairs of "
-            f"{config.collaboration.items} items",
+            f"{config.collaboration.items} items and {config.collaboration.dims} dimensions",
             remedy="Name the scorer that was sent, in a plan with pairs alone",
         )
     digest = state_digest(arrays, request.scorer)
-    if kind not in {Kind.DESCRIBE, Kind.POPULARITY, Kind.RECEIPT} and digest != request.model_digest:
+    bare = kind in _BARE or (kind is Kind.POPULARITY and not arrays)
+    if not bare and digest != request.model_digest:
         raise ProtocolError("the global state is not the one the request names", remedy="Send the request again")
 
 
@@ -219,6 +221,8 @@ def _require_committed(ledger: Ledger, reserve: Record, finished: Finished) -> N
         )
 
 
+_BARE = frozenset({Kind.DESCRIBE, Kind.ACTIVITY, Kind.RECEIPT})
+"""What carries no global state."""
 _NOT_APPROVED = "the operator of this site has not approved the run as it would run now"
 _UNEXPECTED = "an unexpected error; the partner's own log has the details"
 _LEDGER_WORDS: dict[FaultCode, str] = {

@@ -28,12 +28,12 @@ import json
 import os
 import time
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -204,11 +204,6 @@ class Site:
         return self.root / "inbox"
 
     @property
-    def diary_file(self) -> Path:
-        """What `diary` notes, one JSON object a line."""
-        return self.root / DIARY
-
-    @property
     def approvals(self) -> Path:
         """The operator's decisions about runs (`client.approval`)."""
         return self.root / "approvals.jsonl"
@@ -305,9 +300,20 @@ class Site:
         """Note a piece of work and its wall seconds in `diary.jsonl`, which never leaves the site."""
         start = time.monotonic()
         yield
-        entry = {"run_id": run_id, "round": round_number, "kind": kind, "seconds": time.monotonic() - start}
-        with self.diary_file.open("a", encoding="utf-8") as stream:
+        self.note(run_id, round_number, kind, {"seconds": time.monotonic() - start})
+
+    def note(self, run_id: str, round_number: int, kind: str, facts: Mapping[str, object]) -> None:
+        """Add a line to `diary.jsonl`, which never leaves the site."""
+        entry = {"run_id": run_id, "round": round_number, "kind": kind, **facts}
+        with (self.root / DIARY).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
+
+    def noted(self) -> Iterator[dict[str, Any]]:
+        """The lines of the diary, oldest first; one that a crash cut short is left out."""
+        path = self.root / DIARY
+        for line in path.read_bytes().splitlines() if path.is_file() else ():
+            with suppress(ValueError):
+                yield json.loads(line)
 
     def _key(self) -> SigningKey:
         return signing_key(self.root)

@@ -6,7 +6,6 @@ answers. For the partner's own eyes: nothing here leaves.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -170,17 +169,8 @@ def standing_of(site: Site) -> Standing:
 
 
 def _works(site: Site) -> tuple[Work, ...]:
-    try:
-        lines = site.diary_file.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ()
-    works = []
-    for line in lines[-LAST_WORKS:]:
-        try:
-            works.append(Work(**json.loads(line)))
-        except (ValueError, TypeError):  # a line that a crash cut short
-            continue
-    return tuple(works)
+    timed = [entry for entry in site.noted() if "seconds" in entry]
+    return tuple(Work(**entry) for entry in timed[-LAST_WORKS:])
 
 
 def _approval(site: Site, history: History, run_id: str, last: Decision | None) -> Approval:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from client.activity import Cut
 from client.gradients import gradients_by_name
 from client.gradients.contract import trainable_parameters
 from client.private_step import StepFacts, StepPlan, private_step
@@ -50,6 +51,7 @@ class TrainedRound:
         steps: steps taken.
         max_grad_norm: the clip of every step, read back likewise.
         witness: float32 [K], what the steps made of the witness block; empty in a run without one.
+        cut: whose gradients were longer than the clip, by activity. Not noised: it must never leave.
         clip_share: mean over the steps of the noised share of users within the clip, less one half (a release, see
             `StepFacts.clip_share`); None with flat clipping.
     """
@@ -59,6 +61,7 @@ class TrainedRound:
     steps: int
     max_grad_norm: float
     witness: npt.NDArray[np.float32]
+    cut: Cut
     clip_share: float | None
 
 
@@ -100,12 +103,13 @@ def train_round(
     optimizer = torch.optim.SGD(trained, lr=training.learning_rate)
     loss, gradients = partial(user_loss, catalogue=items, kind=training.loss), gradients_by_name(GRADIENTS)
     weights = sum(map(torch.numel, trained))
-    facts = []
+    lengths_U, facts, cuts = np.diff(histories.offsets), [], []
     for _ in range(training.local_steps):
-        batches = _sample(config, histories, labels, own, noise)
+        users_B, batches = _sample(config, histories, labels, own, noise)
         metered = Metered(noise)
         facts.append(private_step(witnessed, optimizer, batches, loss, plan, metered, gradients))
         _require_planned(facts[-1], metered.drawn, plan, weights=weights)
+        cuts.append(Cut.of(lengths_U[users_B], facts[-1].local.beyond_B(plan.max_grad_norm).numpy()))
     after = model.trainable_state()
     return TrainedRound(
         update={name: (after[name] - before[name]).numpy().astype(np.float32) for name in sorted(after)},
@@ -113,6 +117,7 @@ def train_round(
         steps=len(facts),
         max_grad_norm=facts[-1].max_grad_norm,
         witness=witnessed.block(),
+        cut=Cut.together(cuts),
         clip_share=_mean_share(facts),
     )
 
@@ -220,11 +225,12 @@ def global_model(
 
 def _sample(
     config: RunConfig, histories: Histories, labels: Labels | None, own: Items | None, noise: GaussianNoise
-) -> list[HistoryBatch]:
+) -> tuple[npt.NDArray[np.int64], list[HistoryBatch]]:
+    """The users of a step, and their micro-batches in the same order."""
     training = config.training
     users = noise.poisson_sample(len(histories), training.sample_rate)
     if not len(users):
-        return []
+        return users, []
     seed = noise.integer()
     modalities = len(config.model_dims)
     drawn = draw_batch(
@@ -245,4 +251,4 @@ def _sample(
             rows.items_BF, users, modalities=modalities, modality_dropout=training.modality_dropout, seed=seed
         )
         outcomes = Outcomes.from_rows(rows, drawn.history_BK, labels.category_N, kept_BFM)
-    return HistoryBatch.from_users(drawn, own=media, outcomes=outcomes).split(training.micro_batch)
+    return users, HistoryBatch.from_users(drawn, own=media, outcomes=outcomes).split(training.micro_batch)

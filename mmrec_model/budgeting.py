@@ -20,29 +20,30 @@ from mmrec_model.config_ladder import GATE_METRIC, CollaborationConfig, Evaluati
 from mmrec_model.config_types import MetricName
 from mmrec_model.errors import PrivacyError
 from mmrec_model.ladder import rung_names
+from mmrec_model.pair_forms import FEWEST_ITEMS, LEAST_SIGNAL, PairForms, choose_forms
 from mmrec_model.privacy.calibration import calibrate
 from mmrec_model.privacy.events import GaussianRelease, PrivacyEvent, SampledGaussian
 from mmrec_model.privacy.gaussian_dp import gaussian_mu
 
 POPULARITY_SHARE: Final = 0.1
 """Of the squared budget, for the popularity prior; half of it where pairs are all that comes after it."""
+ACTIVITY_SHARE: Final = 0.02
+"""For the users' activity, where a plan has the cap of the popularity release chosen by it: a few large numbers."""
 EVALUATION_SHARE: Final = 0.05
 """For all metric releases of a run together, where it has any."""
 GATE_ERROR: Final = 0.005
 """Standard error that the gate's scores should have from noise; its share of the budget follows from it."""
 GATE_SHARES: Final = (0.01, 0.15)
 """Least and largest share for the gate's one comparison."""
-PAIRS_SHARES: Final = ((120.0, 0.8), (60.0, 0.5))
+PAIRS_SHARES: Final = ((120.0, 0.8), (LEAST_SIGNAL, 0.5))
 """For the pairs of a plan that trains too, by the signal from which on a share is right; without training they get all
-that is left. The signal of M items is users / (noise sqrt(M)), the noise being that of the summed pairs at the whole
-budget: directions of a random matrix stand out of noise of spectral size 2 noise sqrt(M) (Wigner). Seen on two sets: at
-150 pairs beat training, at 80 training beat pairs."""
+that is left (`mmrec_model.pair_forms`). Seen on two sets: at 150 pairs of items beat training, at 80 training beat
+them."""
+FEATURES_POPULARITY: Final = 0.3
+"""For the popularity prior in a plan of it and pairs of features alone: such federations are small, the prior's noise
+is in every score, and with .05 of the budget it cost more than pairs of features bring."""
 TRAINING_SHARE: Final = 0.05
 """For training at least, in a plan that trains; pairs give way to it."""
-FEWEST_ITEMS: Final = 50
-MOST_ITEMS: Final = 2048
-"""Pairs of fewer items are not worth a release; those of more are not worth their bytes."""
-
 Events: TypeAlias = tuple[PrivacyEvent, ...]
 
 
@@ -54,11 +55,13 @@ class PublicFacts:
         users: of all partners, as enrolled.
         partners: each of which draws noise of its own.
         items: of the catalogue.
+        width: of the features that the model reads, all modalities together; 0 plans without pairs of features.
     """
 
     users: int
     partners: int
     items: int
+    width: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,11 @@ class Wish:
 
     Attributes:
         evaluation: metrics during the run.
-        pairs: whether the item pairs may be released.
+        pairs: whether pairs may be released.
         gate: metric by which the exported rung is chosen; None for no gate.
         max_grad_norm: L2 bound of a user's gradient.
         popularity_cap: distinct items of a user that the popularity release counts.
+        activity_quantile: share of the users by whose activity a smaller cap is chosen; 0 for none.
     """
 
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -97,6 +101,7 @@ class Wish:
     gate: MetricName | None = GATE_METRIC
     max_grad_norm: float = 1.0
     popularity_cap: int = 20
+    activity_quantile: float = 0.0
 
 
 def plan_budget(
@@ -123,11 +128,11 @@ def plan_budget(
 
 
 def _without_noise(delta: float, facts: PublicFacts, wish: Wish) -> Budget:
-    items = min(facts.items, MOST_ITEMS) if wish.pairs else 0
+    forms = choose_forms(facts.items, facts.width, math.inf if wish.pairs else 0.0)
     return Budget(
         _privacy(None, delta, wish, noise=0.0, popularity=0.0),
         wish.evaluation,
-        CollaborationConfig(items=items if items >= FEWEST_ITEMS else 0),
+        CollaborationConfig(items=forms.items, dims=forms.dims),
         GateConfig(metric=wish.gate),
         ("Nothing is noised: no share has to be chosen.",),
     )
@@ -142,20 +147,24 @@ class _Split:
         self._trains = training.rounds > 0
         self._reasons: list[str] = []
         self._share = 0.0
+        self._forms = PairForms(0, 0, 0.0, 0)
 
     def budget(self) -> Budget:
         """Everything, with reasons."""
-        wish, items = self._wish, self._selected()
+        wish, has_pairs = self._wish, self._choose_forms()
         releases = len(wish.evaluation.releases(self._training.rounds))
         evaluation_noise = self._noise(EVALUATION_SHARE / releases) if releases else 0.0
-        gate_share = self._gate_share(items) if wish.gate else 0.0
+        gate_share = self._gate_share(has_pairs=has_pairs) if wish.gate else 0.0
         gate_noise = self._noise(gate_share) if wish.gate else 0.0
-        popularity = self._noise(POPULARITY_SHARE / 2 if items and not self._trains else POPULARITY_SHARE)
+        activity = self._noise(ACTIVITY_SHARE) if wish.activity_quantile else 0.0
+        popularity = self._noise(self._popularity_share())
         fixed: Events = tuple(
-            GaussianRelease(noise, count) for noise, count in ((evaluation_noise, releases), (gate_noise, 1)) if noise
+            GaussianRelease(noise, count)
+            for noise, count in ((evaluation_noise, releases), (gate_noise, 1), (activity, 1))
+            if noise
         )
         pairs, training = 0.0, 0.0
-        if not self._trains and not items:
+        if not self._trains and not has_pairs:
             popularity = self._rest(lambda sigma: (GaussianRelease(sigma), *fixed))
             training = popularity
         elif not self._trains:
@@ -163,18 +172,19 @@ class _Split:
             pairs = training = self._rest(lambda sigma: (GaussianRelease(sigma), *fixed))
         else:
             fixed = (*fixed, GaussianRelease(popularity))
-            if items:
+            if has_pairs:
                 others = POPULARITY_SHARE + gate_share + (EVALUATION_SHARE if releases else 0.0) + TRAINING_SHARE
+                others += ACTIVITY_SHARE if activity else 0.0
                 self._share = min(self._share, 1.0 - others)
                 pairs = self._noise(self._share)
                 fixed = (*fixed, GaussianRelease(pairs))
             rate, steps = self._training.sample_rate, self._training.rounds * self._training.local_steps
             training = self._rest(lambda sigma: (*fixed, SampledGaussian(rate, sigma, steps)))
-        self._explain(items, pairs)
+        self._explain(pairs)
         return Budget(
-            _privacy(self._epsilon, self._delta, wish, noise=training, popularity=popularity),
+            _privacy(self._epsilon, self._delta, wish, noise=training, popularity=popularity, activity=activity),
             wish.evaluation.model_copy(update={"noise_multiplier": evaluation_noise}),
-            CollaborationConfig(items=items, noise_multiplier=pairs),
+            CollaborationConfig(items=self._forms.items, dims=self._forms.dims, noise_multiplier=pairs),
             GateConfig(metric=wish.gate, noise_multiplier=gate_noise),
             tuple(self._reasons),
         )
@@ -185,28 +195,31 @@ class _Split:
     def _rest(self, events_of: Callable[[float], Events]) -> float:
         return calibrate(self._epsilon, self._delta, events_of)
 
-    def _selected(self) -> int:
-        """Items whose pairs are released: as many as the users can raise above the noise, 0 if those are too few."""
+    def _popularity_share(self) -> float:
+        if self._trains or not (self._forms.items or self._forms.dims):
+            return POPULARITY_SHARE
+        return POPULARITY_SHARE / 2 if self._forms.items else FEATURES_POPULARITY
+
+    def _choose_forms(self) -> bool:
+        """Whether pairs are released, of whatever form."""
+        facts = self._facts
         if not self._wish.pairs:
             self._reasons.append("Pairs of items are not released: the run does not ask for them.")
-            return 0
-        strength = self._facts.users / (self._noise(1.0) * math.sqrt(self._facts.partners))
-        least = PAIRS_SHARES[-1][0]
-        most = int((strength / least) ** 2)
-        items = min(self._facts.items, MOST_ITEMS, most)
-        if items < FEWEST_ITEMS:
+            return False
+        strength = facts.users / (self._noise(1.0) * math.sqrt(facts.partners))
+        self._forms = choose_forms(facts.items, facts.width, strength)
+        if not (self._forms.items or self._forms.dims):
             self._reasons.append(
-                f"Pairs of items are not released: {self._facts.users:,} users raise those of {most} items above the "
-                f"noise of {self._facts.partners} partners, and fewer than {FEWEST_ITEMS} are not worth it."
+                f"Pairs of items are not released: {facts.users:,} users raise those of {self._forms.reachable} items "
+                f"above the noise of {facts.partners} partners, and fewer than {FEWEST_ITEMS} are not worth it."
             )
-            return 0
-        signal = max(least, strength / math.sqrt(items))
-        self._share = next(share for enough, share in PAIRS_SHARES if signal >= enough)
-        return items
+            return False
+        self._share = next(share for enough, share in PAIRS_SHARES if self._forms.signal >= enough)
+        return True
 
-    def _gate_share(self, items: int) -> float:
+    def _gate_share(self, *, has_pairs: bool) -> float:
         """The share at which the scores have the error aimed at, within its bounds; every user may have one to give."""
-        width = len(rung_names(pairs=items > 0, trained=self._trains)) + 1
+        width = len(rung_names(pairs=has_pairs, trained=self._trains)) + 1
         noise = GATE_ERROR * self._facts.users / math.sqrt(self._facts.partners * width)
         low, high = GATE_SHARES
         share = min(max(1.0 / (noise * self._mu) ** 2, low), high)
@@ -215,17 +228,33 @@ class _Split:
                              f"{error:.2g} from noise.")  # fmt: skip
         return share
 
-    def _explain(self, items: int, pairs: float) -> None:
-        facts = self._facts
+    def _explain(self, pairs: float) -> None:
+        facts, items, dims = self._facts, self._forms.items, self._forms.dims
+        if self._wish.activity_quantile:
+            self._reasons.append(
+                f"The users' activity gets {ACTIVITY_SHARE:.0%} of the budget: popularity then counts as many items of "
+                f"a user as {self._wish.activity_quantile:.0%} of the users have, {self._wish.popularity_cap} at most."
+            )
         if items:
             whole = "all" if items == facts.items else f"the {items:,} most popular"
             self._reasons.append(
                 f"Pairs of {whole} of {facts.items:,} items are released with noise multiplier {pairs:.3g} at each of "
                 f"{facts.partners} partners: {facts.users:,} users are enough for that many."
             )
+        if dims and items:
+            self._reasons.append(
+                f"In the same release are pairs of features in {dims} dimensions: the catalogue is much larger than "
+                "the selected items, and features say something of the rest."
+            )
+        elif dims:
+            self._reasons.append(
+                f"Pairs of features in {dims} dimensions are released, and none of items, with noise multiplier "
+                f"{pairs:.3g} at each of {facts.partners} partners: {facts.users:,} users raise {dims} dimensions "
+                f"further above the noise than {facts.items:,} items."
+            )
         if not self._trains:
             self._reasons.append("Nothing is trained: the last release gets what the others leave.")
-        elif items:
+        elif items or dims:
             self._reasons.append(
                 f"Pairs get {self._share:.0%} of the budget and training what is left: with many users one round of "
                 "pairs says more per unit of noise than many rounds of gradients, with few it is the other way round."
@@ -234,7 +263,9 @@ class _Split:
             self._reasons.append("Training gets all that popularity and the gate leave.")
 
 
-def _privacy(epsilon: float | None, delta: float, wish: Wish, *, noise: float, popularity: float) -> PrivacyConfig:
+def _privacy(
+    epsilon: float | None, delta: float, wish: Wish, *, noise: float, popularity: float, activity: float = 0.0
+) -> PrivacyConfig:
     return PrivacyConfig(
         mechanism="none" if epsilon is None else "gaussian",
         epsilon=None if epsilon is None else float(epsilon),
@@ -243,4 +274,6 @@ def _privacy(epsilon: float | None, delta: float, wish: Wish, *, noise: float, p
         max_grad_norm=wish.max_grad_norm,
         popularity_noise_multiplier=popularity,
         popularity_cap=wish.popularity_cap,
+        activity_quantile=wish.activity_quantile,
+        activity_noise_multiplier=activity,
     )

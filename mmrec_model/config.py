@@ -16,6 +16,7 @@ from mmrec_model.config_rules import (
     refuse_broken_ladder,
     refuse_incomplete_heads,
     refuse_stray_encoder,
+    refuse_unplanned_activity,
     refuse_unplanned_clip,
     refuse_unread,
     refuse_unread_transform,
@@ -156,6 +157,7 @@ class ModelConfig(Strict):
         popularity_weight: weight of the standardised log popularity prior, once released.
         collaboration_weight: weight of the standardised score from released pairs of items (`RunConfig.collaboration`);
             0 in a model without it.
+        metric_weight: likewise of the standardised score from released pairs of features, which is added to it.
         fused_scale: size of the fused part beside the diagonal one; a smaller part collects less noise.
         temperature: multiplies all scores inside the loss; rankings do not depend on it.
         modalities: those of the bundle that the model reads; null for all of them.
@@ -190,6 +192,7 @@ class ModelConfig(Strict):
     )
     popularity_weight: NonNegative = 0.1
     collaboration_weight: NonNegative = 0.0
+    metric_weight: NonNegative = 0.0
     fused_scale: Positive = 0.5
     temperature: Positive = 10.0
     modalities: Annotated[tuple[Modality, ...], Field(min_length=1)] | None = None
@@ -278,6 +281,9 @@ class PrivacyConfig(Strict):
         clip_range: no round's clip is more than this many times larger or smaller than `max_grad_norm`.
         popularity_noise_multiplier: noise of the popularity release, in units of sqrt(`popularity_cap`).
         popularity_cap: distinct items of a user that the popularity release counts.
+        activity_quantile: share of the users whose whole history the popularity release should count; the cap is then
+            chosen by one more release (`mmrec_model.activity`), `popularity_cap` at most. 0 for that cap as it is.
+        activity_noise_multiplier: noise of that release, in units of one user's bound, which is 1.
     """
 
     mechanism: Literal["gaussian", "none"] = "gaussian"
@@ -293,6 +299,8 @@ class PrivacyConfig(Strict):
     clip_range: Annotated[float, Field(ge=1.1, le=1000.0)] = 10.0
     popularity_noise_multiplier: NonNegative
     popularity_cap: Count = 20
+    activity_quantile: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    activity_noise_multiplier: NonNegative = 0.0
 
     @model_validator(mode="after")
     def _noise_matches_mechanism(self) -> Self:
@@ -306,6 +314,7 @@ class PrivacyConfig(Strict):
     @model_validator(mode="after")
     def _clip_is_planned(self) -> Self:
         refuse_unplanned_clip(self)
+        refuse_unplanned_activity(self)
         return self
 
 

@@ -9,23 +9,44 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from mmrec_model.config_types import MetricName, NonNegative, Strict
+from mmrec_model.config_types import MetricName, NonNegative, Rate, Strict
 
 
 class CollaborationConfig(Strict):
-    """One round of statistics: which items stand together in the users' histories (`mmrec_model.collaboration`).
+    """One round of statistics: what stands together in the users' histories (`mmrec_model.collaboration`).
+
+    Pairs of items, pairs of features, or both: one vector per user of length 1 at most, and one release.
 
     Attributes:
-        items: most popular items, by the released popularity, whose pairs are counted; 0 for no such release.
+        items: most popular items, by the released popularity, whose pairs are counted; 0 for none.
+        dims: dimensions of the public feature space in which pairs are counted, of items that were not selected too;
+            0 for none.
+        feature_share: of the squared length of a user's vector, for pairs of features, in a plan that has both; the
+            pairs of items get the rest.
         history: last items of a user that are counted.
         noise_multiplier: noise on each sum, in units of one user's bound, which is 1.
         noise_penalty: how strongly the noise left in the sums raises the ridge penalty of the closed form.
+        tail_weight: how far a user's length goes to the less popular of his items (`mmrec_model.collaboration.tail`);
+            0 for equal weights.
     """
 
     items: Annotated[int, Field(ge=0, le=8192)] = 0
+    dims: Annotated[int, Field(ge=0, le=1024)] = 0
+    feature_share: Rate = 0.1
     history: Annotated[int, Field(ge=2, le=512)] = 15
     noise_multiplier: NonNegative = 0.0
     noise_penalty: NonNegative = 3.0
+    tail_weight: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+
+    @property
+    def released(self) -> bool:
+        """Whether anything is."""
+        return self.items > 0 or self.dims > 0
+
+    @property
+    def feature_part(self) -> float:
+        """Share of a user's squared length that pairs of features have: `feature_share`, or all, or nothing."""
+        return self.feature_share if self.items and self.dims else float(self.dims > 0)
 
 
 GATE_METRIC: MetricName = "recall_at_20"

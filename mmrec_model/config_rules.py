@@ -27,6 +27,8 @@ _READ_WITH = {
 _ADAPTIVE = ("clip_quantile", "clip_learning_rate", "clip_count_noise", "clip_range")
 _FLOAT32_CLIPS = (1e-30, 1e30)
 """Adaptive clips travel as float32."""
+_ACTIVITY_CAPS = (2, 65_536)
+"""Caps between which a quantile can choose; they travel as float32, which has all whole numbers of that size."""
 
 
 def refuse_unread(model: ModelConfig) -> None:
@@ -94,20 +96,43 @@ def refuse_unplanned_clip(privacy: PrivacyConfig) -> None:
         raise ValueError(f"clipping 'adaptive' needs a range of clips from {least:g} to {most:g}")
 
 
+def refuse_unplanned_activity(privacy: PrivacyConfig) -> None:
+    """Refuse a quantile of activity without noise for its release or caps to choose from, and noise alone."""
+    asked, noise = privacy.activity_quantile > 0.0, privacy.activity_noise_multiplier
+    if asked and privacy.mechanism == "gaussian" and noise <= 0.0:
+        raise ValueError("activity is released with mechanism 'gaussian': activity_noise_multiplier is above 0")
+    if noise > 0.0 and not (asked and privacy.mechanism == "gaussian"):
+        raise ValueError(f"activity_noise_multiplier is {noise:g}, and nothing is released with it")
+    least, most = _ACTIVITY_CAPS
+    if asked and not least <= privacy.popularity_cap <= most:
+        raise ValueError(
+            f"activity_quantile chooses a cap of at most popularity_cap, which is {privacy.popularity_cap}, "
+            f"not {least} to {most}"
+        )
+
+
 def refuse_broken_ladder(run: RunConfig) -> None:
     """Refuse a rung without its noise, noise without its rung, and a scorer of pairs that is not read."""
     pairs, gate, private = run.collaboration, run.gate, run.privacy.mechanism != "none"
-    rungs = (("collaboration", pairs.items > 0, pairs.noise_multiplier), ("gate", gate.metric is not None,
+    rungs = (("collaboration", pairs.released, pairs.noise_multiplier), ("gate", gate.metric is not None,
              gate.noise_multiplier))  # fmt: skip
     for name, used, noise in rungs:
         if used and private and noise <= 0.0:
             raise ValueError(f"{name} is released with mechanism 'gaussian': {name}.noise_multiplier is above 0")
         if noise > 0.0 and not (used and private):
             raise ValueError(f"{name}.noise_multiplier is {noise:g}, and nothing is released with it")
+    if pairs.tail_weight and not pairs.items:
+        raise ValueError(f"collaboration.tail_weight is {pairs.tail_weight:g}, and no pairs are released")
     if pairs.items > run.features.items:
         raise ValueError(f"collaboration.items is {pairs.items}, the catalogue has {run.features.items}")
     if (pairs.items > 0) != (run.model.collaboration_weight > 0.0):
         raise ValueError("collaboration.items and model.collaboration_weight are both above 0, or both 0")
+    if (pairs.dims > 0) != (run.model.metric_weight > 0.0):
+        raise ValueError("collaboration.dims and model.metric_weight are both above 0, or both 0")
+    if pairs.dims > (width := sum(run.model_dims.values())):
+        raise ValueError(f"collaboration.dims is {pairs.dims}, the model reads features of width {width}")
+    if not (pairs.items and pairs.dims) and pairs.feature_share != type(pairs).model_fields["feature_share"].default:
+        raise ValueError(f"feature_share is {pairs.feature_share:g}, and is read only with both items and dims")
 
 
 def refuse_unread_transform(transform: TransformConfig) -> None:

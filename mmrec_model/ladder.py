@@ -35,7 +35,7 @@ _TERMS: Final = {
 
 def rungs_of(config: RunConfig) -> tuple[str, ...]:
     """The rungs that a plan has, from the simplest up."""
-    return rung_names(pairs=config.collaboration.items > 0, trained=config.training.rounds > 0)
+    return rung_names(pairs=config.collaboration.released, trained=config.training.rounds > 0)
 
 
 def rung_names(*, pairs: bool, trained: bool) -> tuple[str, ...]:
@@ -49,6 +49,6 @@ def kept_terms(config: RunConfig, rung: str) -> npt.NDArray[np.float32]:
     """1 for each free term of the score that the rung has, else 0, `[S]`: modalities, prior, pairs if there are any."""
     terms = _TERMS.get(rung, ("content", "prior", "pairs"))
     switches = [float("content" in terms)] * len(config.model_dims) + [float("prior" in terms)]
-    if config.collaboration.items:
+    if config.collaboration.released:
         switches.append(float("pairs" in terms))
     return np.array(switches, dtype=np.float32)

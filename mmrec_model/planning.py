@@ -25,6 +25,11 @@ LEAST_COUNT_NOISE = 2.0
 """The same at least, in noise multipliers of the plan: the gradients then have 1.033 times the noise."""
 
 
+def activity_event(privacy: PrivacyConfig) -> PrivacyEvent:
+    """The one release of the users' activity."""
+    return NonPrivate() if privacy.mechanism == "none" else GaussianRelease(privacy.activity_noise_multiplier)
+
+
 def popularity_event(privacy: PrivacyConfig) -> PrivacyEvent:
     """The one release of item counts."""
     if privacy.mechanism == "none":
@@ -47,7 +52,7 @@ def evaluation_event(privacy: PrivacyConfig, evaluation: EvaluationConfig, *, re
 
 
 def pairs_event(privacy: PrivacyConfig, collaboration: CollaborationConfig) -> PrivacyEvent:
-    """The one release of item pairs."""
+    """The one release of pairs."""
     return NonPrivate() if privacy.mechanism == "none" else GaussianRelease(collaboration.noise_multiplier)
 
 
@@ -58,8 +63,9 @@ def compare_event(privacy: PrivacyConfig, gate: GateConfig) -> PrivacyEvent:
 
 def plan_events(config: RunConfig) -> tuple[PrivacyEvent, ...]:
     """Every release of a whole run at one partner, in order."""
-    events: list[PrivacyEvent] = [popularity_event(config.privacy)]
-    if config.collaboration.items:
+    events: list[PrivacyEvent] = [activity_event(config.privacy)] if config.privacy.activity_quantile else []
+    events.append(popularity_event(config.privacy))
+    if config.collaboration.released:
         events.append(pairs_event(config.privacy, config.collaboration))
     if config.training.rounds:
         events.append(training_event(config.privacy, config.training, rounds=config.training.rounds))

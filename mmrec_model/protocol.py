@@ -5,10 +5,11 @@ module knows no transport; the two Flower apps wrap these two mappings into a re
 listed here does not cross the wire.
 
     DESCRIBE    coordinator -> partner   nothing private is read; the partner answers who it is
+    ACTIVITY    coordinator -> partner   one priced release: noised numbers of users by length of their histories
     POPULARITY  coordinator -> partner   one priced release: noised counts of distinct users per item
     TRAIN       coordinator -> partner   one priced release per round: the noised, clipped mean update, and with
                                          adaptive clipping the noised share of users within the clip
-    PAIRS       coordinator -> partner   one priced release: the noised sum of the users' bounded item pairs
+    PAIRS       coordinator -> partner   one priced release: the noised sum of the users' bounded pairs
     SCORER      coordinator -> partner   nothing is asked; carries what was made of all pairs, once, by its digest
     EVALUATE    coordinator -> partner   one priced release: noised sums of bounded validation metrics over the users
     COMPARE     coordinator -> partner   one priced release: the same of one metric for each rung of the ladder
@@ -42,12 +43,22 @@ PRIOR: Final = "prior"
 """The standardised log popularity that travels beside the trained arrays."""
 CLIP: Final = "clip"
 """The clip of the round, float32 [1], beside the trained arrays of a run with adaptive clipping."""
+ACTIVITY: Final = "activity"
+"""Name of the one array of an ACTIVITY reply: float32 `[B]`, users per bucket of `mmrec_model.activity`."""
+CAP: Final = "cap"
+"""Distinct items of a user that the popularity release counts, float32 [1], where activity chose the number."""
 PAIRS: Final = "pairs"
-"""Name of the one array of a PAIRS reply: float32 `[T]`, the triangle of `mmrec_model.collaboration.pairs`."""
+"""Name of the one array of a PAIRS reply: float32 `[T]`, laid out as `mmrec_model.collaboration.layout` says."""
 SELECTED: Final = "selected"
 """Catalogue places of the items whose pairs are counted, float32 `[M]`, ascending."""
+TAIL: Final = "tail"
+"""Weight of each selected item in a user's pairs, float32 `[M]`, in a plan with `collaboration.tail_weight`."""
 SCORER: Final = "scorer"
 """The collaborative scorer, float32 `[M, M]`; it travels with `selected`, apart from the other arrays."""
+FEATURE_MAP: Final = "feature_map"
+"""The public map of feature pairs, float32 `[F, D]`: travels with the request for them, and with their metric."""
+METRIC: Final = "metric"
+"""What was made of feature pairs, float32 `[D, D]`; it travels with `feature_map`, beside the scorer or alone."""
 KEPT_TERMS: Final = "kept_terms"
 """Beside an exported state, float32 `[S]`: 1 for each free term of the score that the gate left in it, else 0."""
 COMPARED: Final = "compared"
@@ -61,7 +72,9 @@ METRICS: Final = "metrics"
 REQUEST_DOMAIN: Final = b"mmrec-request/v1\0"
 """What the coordinator's signature over a request starts with, so that it can be shown for nothing else."""
 
-BESIDE: Final = frozenset({PRIOR, CLIP, SELECTED, SCORER, KEPT_TERMS})
+COLLABORATIVE: Final = frozenset({SELECTED, SCORER, FEATURE_MAP, METRIC})
+"""What was made of released pairs: the arrays of a SCORER message, some or all of them."""
+BESIDE: Final = frozenset({PRIOR, CLIP, KEPT_TERMS}) | COLLABORATIVE
 """Arrays of a global state that are not trained."""
 
 Scalar: TypeAlias = str | int | float
@@ -72,6 +85,7 @@ class Kind(StrEnum):
     """Message types, as Flower routes them."""
 
     DESCRIBE = "query.describe"
+    ACTIVITY = "train.activity"
     POPULARITY = "train.popularity"
     PAIRS = "train.pairs"
     SCORER = "query.scorer"

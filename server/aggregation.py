@@ -25,8 +25,6 @@ import numpy.typing as npt
 from mmrec_model.errors import ModelError
 from mmrec_model.protocol import Arrays
 
-_FLAT = 1e-12
-
 
 def weighted_mean(updates: Sequence[Arrays], weights: Sequence[float]) -> Arrays:
     """Mean of arrays with equal names and shapes, summed in float64 in the given order.
@@ -90,26 +88,6 @@ def sum_arrays(releases: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.fl
     for release in releases:
         total_N += release
     return total_N
-
-
-def popularity_prior(counts_N: npt.NDArray[np.float64], *, noise_sd: float) -> npt.NDArray[np.float32]:
-    """Standardised log popularity from summed, noised counts; post-processing only.
-
-    Counts below one noise deviation cannot be told from nothing: they all count as that floor, so that the logarithm
-    does not spread noise over the tail of the catalogue.
-
-    Args:
-        counts_N: noised number of users per item, summed over partners; may be negative.
-        noise_sd: standard deviation of the noise in one entry of `counts_N`, from public numbers; 0 without noise.
-
-    Returns:
-        float32 [N] with mean 0 and standard deviation 1; all 0 where the counts do not differ.
-    """
-    log_N = np.log1p(np.maximum(counts_N, noise_sd))
-    spread = float(log_N.std())
-    if not spread > _FLAT:
-        return np.zeros(log_N.shape, np.float32)
-    return np.asarray((log_N - log_N.mean()) / spread, np.float32)
 
 
 def _same_schema(reference: dict[str, npt.NDArray[Any]], other: Arrays) -> None:

@@ -16,19 +16,21 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from mmrec_model.activity import cap_array
 from mmrec_model.config import RunConfig
 from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import ConfigError, MmrecError, ModelError
 from mmrec_model.model.recommender import initial_state
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.protocol import BESIDE, CLIP_SHARE, WITNESS, Arrays, arrays_digest
-from server import collaboration, gate
+from server import activity, collaboration, gate
 from server.checkpoint import CheckpointStore, Snapshot, export_state
 from server.exchange import online
 from server.journal import Journal, WaveFacts, read_journal
 from server.messages import pack_arrays
 from server.releases import (
     describe,
+    release_activity,
     release_comparison,
     release_metrics,
     release_pairs,
@@ -106,7 +108,8 @@ def _train(
     journal.write("described", users=dict(enrolment.users), **facts.to_json())
     snapshot = store.newest()
     if snapshot is None:
-        snapshot, facts = release_popularity(grid, config, enrolment, _checked(initial(config)), sites)
+        carried = _bound(grid, config, enrolment, sites, journal)
+        snapshot, facts = release_popularity(grid, config, enrolment, _checked(initial(config)), sites, carried)
         store.save(snapshot, facts.to_json())
         journal.write("popularity", model_digest=snapshot.digest, **facts.to_json())
     else:
@@ -140,19 +143,35 @@ def _train(
     return final, scorer
 
 
+def _bound(grid: Grid, config: RunConfig, enrolment: Enrolment, sites: Sites, journal: Journal) -> Arrays:
+    """What the popularity request carries: the cap that activity gives, now or before, if the plan asks."""
+    if not config.privacy.activity_quantile:
+        return {}
+    folder = journal.path.parent
+    cap = activity.find(folder, config)
+    if cap is None:
+        counts, noise, facts = release_activity(grid, config, enrolment, sites)
+        chosen = activity.choose(config, counts, noise)
+        activity.keep(folder, config, chosen)
+        journal.write("activity", **chosen, **facts.to_json())
+        cap = int(chosen["cap"])
+    return cap_array(cap)
+
+
 def _collaborate(  # noqa: PLR0917 - the parts of one round
     grid: Grid, config: RunConfig, enrolment: Enrolment, sites: Sites, journal: Journal, snapshot: Snapshot
 ) -> tuple[Snapshot, Arrays]:
     """The snapshot with its collaborative scorer, made now or before, and brought to the partners."""
-    if not config.collaboration.items:
+    if not config.collaboration.released:
         return snapshot, {}
     folder = journal.path.parent
     scorer = collaboration.find(folder, config, snapshot)
     if not scorer:
-        selected = collaboration.selection(config, snapshot)
-        triangle, noise, facts = release_pairs(grid, config, enrolment, sites, selected)
-        journal.write("pairs", items=config.collaboration.items, **facts.to_json())
-        scorer, found = collaboration.make_scorer(config, folder.parent / "features", selected, triangle, noise)
+        features, asked = folder.parent / "features", config.collaboration
+        selected = collaboration.selection(folder, config, snapshot, features)
+        released, noise, facts = release_pairs(grid, config, enrolment, sites, selected)
+        journal.write("pairs", items=asked.items, dims=asked.dims, **facts.to_json())
+        scorer, found = collaboration.make_scorer(config, features, selected, released, noise, snapshot.prior)
         collaboration.keep(folder, config, scorer, found)
     digest = arrays_digest(scorer)
     journal.write("scorer", scorer=digest, **send_scorer(grid, config, enrolment, sites, scorer).to_json())

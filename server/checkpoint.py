@@ -191,7 +191,7 @@ def export_state(path: Path, snapshot: Snapshot, scorer: Arrays, *, run_id: str,
     Args:
         path: the file.
         snapshot: the state.
-        scorer: `scorer` and `selected` of a run that has them, else nothing.
+        scorer: what was made of pairs, in a run that has them, else nothing.
         run_id: of the run.
         plan_digest: of its configuration.
     """

@@ -1,8 +1,9 @@
 """What the operator reads: `run.jsonl`, one JSON object per event, in the order of the events.
 
 An event is a public fact: names, public user numbers, counts of accepted and refused replies, bytes, seconds, digests.
-Events are `described`, `popularity`, `resumed`, `round`, `evaluated`, `averaged`, `receipts`, `finished` and `failed`;
-their fields are in docs/coordinator.md. A line is written whole and flushed to the disk before the run goes on.
+Events are `described`, `activity`, `popularity`, `resumed`, `round`, `evaluated`, `averaged`, `receipts`, `finished`
+and `failed`; their fields are in docs/coordinator.md. A line is written whole and flushed to the disk before the run
+goes on.
 """
 
 from __future__ import annotations

@@ -1,16 +1,18 @@
 """The waves of a run beside its training rounds, each once or where the plan says so.
 
     DESCRIBE      who is there; the partners approve the plan
+    ACTIVITY      one priced release, where the plan asks for it: users by length of history, which set a cap
+                  (`server.activity`)
     POPULARITY    one priced release: counts of items, which become the prior of round 0
-    PAIRS         one priced release: sums of item pairs, which become the collaborative scorer (`server.collaboration`)
+    PAIRS         one priced release: sums of pairs, which become the collaborative scorer (`server.collaboration`)
     SCORER        carries that scorer to the partners, once
     EVALUATE      one priced release after each round that the plan names
     COMPARE       one priced release: the rungs of the ladder, for the gate (`server.gate`)
     RECEIPT       the last countersignatures; nobody has to answer
 
 Every reply, an error reply too, passes `server.admission`, and counts only with a ledger that grew (`server.sites`).
-Fewer admitted replies than the plan's `minimum_cohort` end the run with an error, but for EVALUATE and COMPARE: they
-give no figure then, and the run goes on, because a partner may refuse to show metrics and still train.
+Fewer admitted replies than the plan's `minimum_cohort` end the run with an error, but for ACTIVITY, EVALUATE and
+COMPARE: they give no figure then, and the run goes on, because a partner may refuse to show these and still train.
 """
 
 from __future__ import annotations
@@ -26,13 +28,17 @@ import numpy as np
 import numpy.typing as npt
 from flwr.serverapp import Grid
 
-from mmrec_model.collaboration.pairs import BOUND, triangle_size
+from mmrec_model.activity import BOUND as ACTIVITY_BOUND
+from mmrec_model.activity import bucket_edges, cap_of
+from mmrec_model.collaboration.layout import released_numbers
+from mmrec_model.collaboration.pairs import BOUND
+from mmrec_model.collaboration.popularity import popularity_prior
 from mmrec_model.config import RunConfig
 from mmrec_model.ladder import rungs_of
 from mmrec_model.privacy.clipping import start_clip
-from mmrec_model.protocol import COMPARED, METRICS, PAIRS, Arrays, Kind, Request, state_digest
+from mmrec_model.protocol import ACTIVITY, COMPARED, METRICS, PAIRS, Arrays, Kind, Request, state_digest
 from server.admission import Expected, Shape, public_sum_bound
-from server.aggregation import popularity_prior, sum_arrays
+from server.aggregation import sum_arrays
 from server.checkpoint import Snapshot
 from server.exchange import address, exchange, message_to
 from server.journal import WaveFacts
@@ -67,18 +73,45 @@ def describe(grid: Grid, config: RunConfig, nodes: list[int], sites: Sites) -> t
     return enrolment, replace(facts, seconds=time.monotonic() - started)
 
 
-def release_popularity(
-    grid: Grid, config: RunConfig, enrolment: Enrolment, initial: Arrays, sites: Sites
+def release_activity(
+    grid: Grid, config: RunConfig, enrolment: Enrolment, sites: Sites
+) -> tuple[Floats | None, float, WaveFacts]:
+    """Ask every partner for its noised numbers of users by activity, once.
+
+    Returns:
+        Their sum `[B]`, None where fewer releases than the plan's minimum were admitted; the standard deviation of the
+        noise in each number; and what came back.
+    """
+    privacy = config.privacy
+    width, noise = len(bucket_edges(privacy.popularity_cap)), privacy.activity_noise_multiplier
+    sums = _Sums(Kind.ACTIVITY, ACTIVITY, width, ACTIVITY_BOUND, noise)
+    request = Request(config.run_id, 0, config.model_dump_json())
+    accepted, facts = _ask(grid, config, enrolment, sites, sums, request, {})
+    total = _total(sums, accepted, facts) if _is_enough(facts, config) else None
+    return total, noise * ACTIVITY_BOUND * math.sqrt(len(accepted)), facts
+
+
+def release_popularity(  # noqa: PLR0917 - the parts of one round
+    grid: Grid, config: RunConfig, enrolment: Enrolment, initial: Arrays, sites: Sites, carried: Arrays
 ) -> tuple[Snapshot, WaveFacts]:
     """Ask every partner for its noised item counts, once, and turn their sum into the prior of round 0.
+
+    Args:
+        grid: the transport.
+        config: the plan.
+        enrolment: the partners.
+        initial: the trained arrays before round 1.
+        sites: the partners' keys and ledger heads.
+        carried: `cap` in a plan that has it chosen by activity, else nothing.
 
     Raises:
         VoidWave: fewer releases than the plan's minimum are admitted.
     """
-    request = Request(config.run_id, 0, config.model_dump_json())
+    request = Request(config.run_id, 0, config.model_dump_json(), state_digest(carried) if carried else "")
     privacy, items = config.privacy, config.features.items
-    sums = _Sums(Kind.POPULARITY, COUNTS, items, math.sqrt(privacy.popularity_cap), privacy.popularity_noise_multiplier)
-    accepted, facts = _ask(grid, config, enrolment, sites, sums, request, {})
+    bound = math.sqrt(cap_of(privacy, carried))
+    sums = _Sums(Kind.POPULARITY, COUNTS, items, bound, privacy.popularity_noise_multiplier)
+    accepted, facts = _ask(grid, config, enrolment, sites, sums, request, carried)
     require_cohort(facts, config)
     noise_sd = sums.noise * sums.bound * math.sqrt(len(accepted))
     prior = popularity_prior(_total(sums, accepted, facts), noise_sd=noise_sd)
@@ -89,24 +122,24 @@ def release_popularity(
 def release_pairs(
     grid: Grid, config: RunConfig, enrolment: Enrolment, sites: Sites, selected: Arrays
 ) -> tuple[Floats, float, WaveFacts]:
-    """Ask every partner for its noised sum of item pairs, once.
+    """Ask every partner for its noised sum of pairs, once.
 
     Args:
         grid: the transport.
         config: the plan.
         enrolment: the partners.
         sites: the partners' keys and ledger heads.
-        selected: `selected`, the places of the items whose pairs count.
+        selected: `selected`, the places of the items whose pairs count, and `feature_map`; as far as the plan has them.
 
     Returns:
-        The sum of all triangles `[T]`, the standard deviation of the noise in each number, and what came back.
+        The sum of all releases `[T]`, the standard deviation of the noise in each number, and what came back.
 
     Raises:
         VoidWave: fewer releases than the plan's minimum are admitted.
     """
     asked = config.collaboration
     request = Request(config.run_id, 0, config.model_dump_json(), state_digest(selected))
-    sums = _Sums(Kind.PAIRS, PAIRS, triangle_size(asked.items), BOUND, asked.noise_multiplier)
+    sums = _Sums(Kind.PAIRS, PAIRS, released_numbers(asked), BOUND, asked.noise_multiplier)
     accepted, facts = _ask(grid, config, enrolment, sites, sums, request, selected)
     require_cohort(facts, config)
     return _total(sums, accepted, facts), asked.noise_multiplier * BOUND * math.sqrt(len(accepted)), facts
@@ -220,13 +253,20 @@ def _measure(  # noqa: PLR0917 - the parts of one round
 ) -> tuple[Measured | None, WaveFacts]:
     request = Request(config.run_id, round_, config.model_dump_json(), snapshot.digest, snapshot.scorer)
     accepted, facts = _ask(grid, config, enrolment, sites, sums, request, snapshot.travelling)
+    if not _is_enough(facts, config):
+        return None, facts
+    total = _total(sums, accepted, facts)
+    return means(names, total, noise_multiplier=sums.noise, partners=len(accepted)), facts
+
+
+def _is_enough(facts: WaveFacts, config: RunConfig) -> bool:
+    """Whether a wave that the run can do without has the plan's minimum of replies; the log says where it has not."""
     try:
         require_cohort(facts, config)
     except VoidWave as void:
         _LOG.warning("no figures of %s; the run goes on", void.problem)
-        return None, facts
-    total = _total(sums, accepted, facts)
-    return means(names, total, noise_multiplier=sums.noise, partners=len(accepted)), facts
+        return False
+    return True
 
 
 def _total(sums: _Sums, accepted: Mapping[str, Arrays], facts: WaveFacts) -> Floats:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from client.site import Site
 from mmrec_model.config import RunConfig
-from mmrec_model.evaluation.baselines import EASE, MAX_ITEMS, ItemKNN, Popularity, scorer
+from mmrec_model.evaluation.baselines import EASE, MAX_ITEMS, ItemKNN, Popularity, Recommender, scorer
 from mmrec_model.evaluation.ranking import Ranks, ranking_metrics
 from mmrec_model.evaluation.ranking import standard_errors as standard_errors_of
 from mmrec_model.ladder import rungs_of
@@ -21,8 +21,9 @@ from simulations.panels import Bools, Panel, Part, model_on_histories, panel_of,
 from simulations.run_record import Metrics
 
 __all__ = [
-    "FLOORS", "Panel", "Part", "all_errors", "all_metrics", "baseline_ranks", "errors", "floor_ranks", "metrics",
-    "model_ranks", "of_partner", "own_media", "panel_of", "ranks_with_new_items", "upper_rung_ranks",
+    "FLOORS", "Panel", "Part", "all_errors", "all_metrics", "baseline_ranks", "errors", "fit_baselines",
+    "floor_ranks", "metrics", "model_ranks", "of_partner", "own_media", "panel_of", "ranks_with_new_items",
+    "upper_rung_ranks",
 ]  # fmt: skip
 
 
@@ -54,13 +55,17 @@ def ranks_with_new_items(config: RunConfig, items: Items, panel: Panel, state: A
     return panel.rank(panel.scorer(with_new_items(score, content, new_N)))
 
 
-def baseline_ranks(panel: Panel) -> dict[str, Ranks]:
+def fit_baselines(panel: Panel) -> dict[str, Recommender]:
     """Non-private recommenders that see everybody's train rows: what centralising the data would reach."""
-    found = {"popularity": panel.rank(scorer(Popularity().fit(panel.train), panel.rows))}
+    found: dict[str, Recommender] = {"popularity": Popularity().fit(panel.train)}
     if panel.task.n_items <= MAX_ITEMS:
-        found["item_knn"] = panel.rank(scorer(ItemKNN().fit(panel.train), panel.rows))
-        found["ease"] = panel.rank(scorer(EASE().fit(panel.train), panel.rows))
+        found |= {"item_knn": ItemKNN().fit(panel.train), "ease": EASE().fit(panel.train)}
     return found
+
+
+def baseline_ranks(panel: Panel) -> dict[str, Ranks]:
+    """Their ranks on the panel."""
+    return {name: panel.rank(scorer(fitted, panel.rows)) for name, fitted in fit_baselines(panel).items()}
 
 
 FLOORS = {"popularity": "popularity_dp", "content": "free_content", "free": "free_content_with_prior"}

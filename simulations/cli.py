@@ -17,8 +17,12 @@ from simulations import options
 EMBEDDED = "embedded synthetic set"
 NOT_IN_SCENARIOS = frozenset(
     {"fusion", "heads", "evaluate_every", "evaluate_final", "scope", "tower", "split", "pairs", "gate", "engine"}
+    | {"activity_quantile"}
     | {"prepare", "finish", "cvr_loss", "ctr_scorer", "user_media", "impute", "quarantine"}
 )
+
+READ_WHEN_FINISHING = frozenset({"finish", "data", "out"})
+"""Everything else was decided when the folder was prepared; `--data` still names the data in the report."""
 
 
 def register(app: typer.Typer) -> None:
@@ -52,6 +56,7 @@ def simulate(  # noqa: PLR0917 - one argument per option
     split: options.Split = None,
     pairs: options.Pairs = True,
     gate: options.Gate = True,
+    activity_quantile: options.ActivityQuantile = 0.0,
     engine: options.Engine = "loopback",
     scenario: options.Scenario = None,
     only: options.Only = None,
@@ -63,10 +68,13 @@ def simulate(  # noqa: PLR0917 - one argument per option
 ) -> None:
     """Train one recommender over several partners under user-level privacy, and report what it cost and gave."""
     _check(epsilon, delta, silo, partners, clipping)
+    if not 0.0 <= activity_quantile < 1.0:
+        raise typer.BadParameter(f"{activity_quantile} is not 0, or between 0 and 1", param_hint="--activity-quantile")
     weights = _weights(heads)
     rule = None if split is None else SplitRule.parse(split)
     given = {name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
     _check_scenario(given)
+    _check_stages(given)
     training = TrainingConfig(rounds=rounds, loss=loss)
     if scenario is not None:
         from simulations.scenarios import command  # noqa: PLC0415
@@ -124,6 +132,7 @@ def simulate(  # noqa: PLR0917 - one argument per option
                 split=rule,
                 pairs=pairs,
                 gate=GATE_METRIC if gate else None,
+                activity_quantile=activity_quantile,
                 transform=workspace.transform_with(impute, quarantine),
             )
             if rule is not None:
@@ -153,8 +162,20 @@ def _check_scenario(given: set[str]) -> None:
     unread = given & ({"only", "seeds", "rivals"} if "scenario" not in given else NOT_IN_SCENARIOS)
     if unread:
         reason = "a scenario sets or has none of it" if "scenario" in given else "is read with --scenario alone"
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unread))
-        raise typer.BadParameter(reason, param_hint=names)
+        raise typer.BadParameter(reason, param_hint=_names(unread))
+
+
+def _check_stages(given: set[str]) -> None:
+    """Refuse options of another stage of a job that is done in two: all but the folders when it is finished."""
+    unread = given - READ_WHEN_FINISHING if "finish" in given else given & {"engine"} if "prepare" in given else set()
+    if unread:
+        stage = "--finish reads the plan of the folder" if "finish" in given else "--prepare trains nothing"
+        raise typer.BadParameter(f"{stage}, so this would do nothing", param_hint=_names(unread))
+
+
+def _names(parameters: set[str]) -> str:
+    """Options as they are typed."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(parameters))
 
 
 def _weights(heads: str) -> dict[str, float]:

@@ -33,6 +33,7 @@ from simulations.quality_of_run import write_quality_of_run
 from simulations.record import Outcome, build_record, final_state
 from simulations.report import write_report
 from simulations.run_record import RunRecord, as_json, write_run
+from simulations.standing import rank_systems
 from simulations.workspace import Recipe, divide, encode, found, plan
 
 Engine = Literal["loopback", "flower"]
@@ -114,7 +115,8 @@ def train(prepared: Prepared, engine: Engine, progress: Progress, watch: Stopwat
             run_with_flower(prepared.recipe.out, len(prepared.sites))
             return
         config = prepared.config
-        once = 3 + 2 * (config.collaboration.items > 0) + (config.gate.metric is not None)
+        once = 3 + 2 * config.collaboration.released + (config.gate.metric is not None)
+        once += config.privacy.activity_quantile > 0.0
         waves = once + config.training.rounds + len(config.evaluated_rounds)
         messages = len(prepared.sites) * waves
         run_loopback(
@@ -133,22 +135,24 @@ def finish(prepared: Prepared, command: str, name: str, progress: Progress, watc
         own = own_media(prepared.sites, prepared.config)
         panels: dict[str, Panel] = {"val": panel_of(datasets, "val", own), "test": panel_of(datasets, "test", own)}
         outcome = Outcome(prepared.config, prepared.bundle, prepared.sites, prepared.recipe, command, name)
-        record = build_record(outcome, panels["val"], panels["test"], progress)
-    out = prepared.recipe.out
+        out, test = prepared.recipe.out, panels["test"]
+        state = final_state(out)
+        standing = rank_systems(prepared.config, prepared.sites, panels["val"], test, state, progress)
+        record = build_record(outcome, panels["val"], test, standing, progress)
     with watch.stage("quality"), one_thread():
         write_quality_of_run(
-            prepared.config,
+            prepared.config.run_id,
             prepared.sites,
             prepared.bundle,
-            panels["test"],
-            final_state(out),
+            test,
+            standing,
             out,
             lambda done, total: progress("quality", done, total),
         )
     record = record.model_copy(update={"seconds": dict(watch.seconds), "wall_seconds": watch.total})
     told = notes(outcome.coordinator, record, rounds=prepared.config.training.rounds)
     record = record.model_copy(update={"notes": told})
-    save_model(out / "model", prepared.config, final_state(out), card=write_card(record))
+    save_model(out / "model", prepared.config, state, card=write_card(record))
     write_run(record, out)
     write_report(as_json(record), out)
     return record

@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy.optimize import isotonic_regression
 
 from simulations.run_record import PartnerRecord, RunRecord
 
@@ -154,13 +156,13 @@ def clip_curve(record: RunRecord) -> str | None:
         return page_svg(figure, "f4")
 
 
-def partner_map(record: RunRecord, floor: str, floor_label: str) -> str | None:
-    """Each partner's test metric of the model over that of `floor`, area by users; null if none has both."""
+def partner_map(record: RunRecord) -> str | None:
+    """Each partner's test metric of the model over what it has alone, area by users; null if nobody was evaluated."""
     metric = record.verdict.metric
     points = [
-        (float(getattr(one.floor_metrics[floor], metric)), float(getattr(one.metrics, metric)), one)
+        (float(getattr(one.alone.metrics, metric)), float(getattr(one.metrics, metric)), one)
         for one in record.partners
-        if one.metrics is not None and floor in one.floor_metrics
+        if one.metrics is not None and one.alone is not None
     ]
     if not points:
         return None
@@ -168,7 +170,7 @@ def partner_map(record: RunRecord, floor: str, floor_label: str) -> str | None:
         figure, axes = _axes(_MAP_HEIGHT)
         top = max(max(x, y) for x, y, _ in points) * 1.16 or 1.0
         axes.plot([0, top], [0, top], color=SOFT, lw=1.0, ls=(0, (5, 3)))
-        axes.text(top * 0.015, top * 0.975, "above the line: the federation helps", color=SOFT, va="top", size=7.8)
+        axes.text(top * 0.015, top * 0.975, "above the line: joining helps", color=SOFT, va="top", size=7.8)
         most = max(one.users for _, _, one in points) or 1
         for x, y, one in points:
             colour = ACCENT if y >= x else BAD
@@ -176,7 +178,7 @@ def partner_map(record: RunRecord, floor: str, floor_label: str) -> str | None:
         _name_discs(axes, points, scale=1.0 / top, most=most)
         axes.set_xlim(0, top)
         axes.set_ylim(0, top)
-        axes.set_xlabel(f"{metric_label(metric)}, {floor_label}")
+        axes.set_xlabel(f"{metric_label(metric)}, alone")
         axes.set_ylabel(f"{metric_label(metric)}, federated model")
         figure.subplots_adjust(left=0.085, right=0.985, top=0.97, bottom=0.12)
         return page_svg(figure, "f3")
@@ -277,12 +279,13 @@ def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]
 
 
-def end_labels(axes: Axes, lines: Sequence[Line], end: int) -> None:
-    """Write each level's name at the right edge, moved apart where levels are close."""
-    top = max((line.value for line in lines), default=1.0) or 1.0
-    height = -1.0
-    for line in sorted(lines, key=lambda one: one.value):
-        height = max(line.value, height + 0.062 * top)
+def end_labels(axes: Axes, lines: Sequence[Line], end: int, *, gap: float = 0.062) -> None:
+    """Write each level's name at the right edge, `gap` of the largest apart and else as near as can be."""
+    ordered = sorted(lines, key=lambda one: one.value)
+    steps = np.arange(len(ordered)) * gap * (max((line.value for line in lines), default=1.0) or 1.0)
+    # With the steps taken off, keeping apart is keeping in order, and the nearest such heights are a regression.
+    heights = isotonic_regression([line.value for line in ordered] - steps).x + steps if ordered else []
+    for line, height in zip(ordered, heights, strict=True):
         axes.annotate(
             line.label,
             xy=(end * 1.015, line.value),
@@ -291,7 +294,7 @@ def end_labels(axes: Axes, lines: Sequence[Line], end: int) -> None:
             va="center",
             size=7.8,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": RULE, "lw": 0.7, "shrinkA": 0, "shrinkB": 0},
+            arrowprops={"arrowstyle": "-", "color": RULE, "lw": 0.7, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)},
         )
 
 

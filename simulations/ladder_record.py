@@ -9,6 +9,7 @@ from typing import Any
 from mmrec_model.config import RunConfig
 from mmrec_model.evaluation.ranking import Ranks, per_user
 from mmrec_model.ladder import rungs_of
+from server.activity import cap_in_force
 from server.collaboration import found_facts
 from server.journal import read_journal
 from simulations.run_record import LadderRecord, Metrics, ReleasedMetric, RungRecord
@@ -46,6 +47,8 @@ def ladder_record(
         rungs=rungs,
         reasons=tuple(reasons),
         pair_items=config.collaboration.items,
+        pair_dims=config.collaboration.dims,
+        popularity_cap=cap_in_force(out / "coordinator", config),
         modalities=found_facts(out / "coordinator").get("modalities", {}),
     )
 

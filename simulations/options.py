@@ -66,6 +66,13 @@ Split = Annotated[
 Pairs = Annotated[
     bool, typer.Option("--pairs/--no-pairs", help="Release which items stand together, where there are enough users.")
 ]
+ActivityQuantile = Annotated[
+    float,
+    typer.Option(
+        help="Count as many items of a user for popularity as this share of the users has, by one more release; "
+        "0 for the plan's own cap."
+    ),
+]
 Gate = Annotated[
     bool, typer.Option("--gate/--no-gate", help="Export what scores best on a priced release, never below the floors.")
 ]
@@ -83,4 +90,4 @@ Rivals = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")]
 Prepare = Annotated[bool, typer.Option("--prepare", help="Stop before training, for `flwr run`.")]
-Finish = Annotated[bool, typer.Option("--finish", help="Assess and report a folder that was trained.")]
+Finish = Annotated[bool, typer.Option("--finish", help="Assess and report a folder that was trained, by its own plan.")]

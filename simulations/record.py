@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,22 +15,30 @@ from pydantic import JsonValue
 from safetensors.numpy import load
 
 from client.pricing import price
-from client.site import DIARY, Site
+from client.site import Site
 from mmrec_model.config import RunConfig
 from mmrec_model.errors import ModelError
+from mmrec_model.evaluation.partner_quality import gains
 from mmrec_model.evaluation.ranking import Ranks, chance_level, paired_difference
 from mmrec_model.features.bundle import FeatureBundle
 from mmrec_model.model.recommender import RecommenderNetwork
 from mmrec_model.model.scope import trained_share
 from mmrec_model.model.scoring import encode_catalogue
 from mmrec_model.model.state import model_of_state, state_of_rung
-from mmrec_model.planning import evaluation_event, pairs_event, plan_events, popularity_event, training_event
+from mmrec_model.planning import (
+    activity_event,
+    evaluation_event,
+    pairs_event,
+    plan_events,
+    popularity_event,
+    training_event,
+)
 from mmrec_model.privacy.accounting import epsilon
 from mmrec_model.privacy.events import PrivacyEvent, Relation, from_record, merge, to_record
 from mmrec_model.privacy.gaussian_dp import gaussian_mu
 from mmrec_model.privacy.keys import SigningKey
 from mmrec_model.privacy.ledger import read_ledger
-from mmrec_model.protocol import PRIOR, SCORER, SELECTED, Arrays
+from mmrec_model.protocol import COLLABORATIVE, PRIOR, Arrays
 from server.checkpoint import CheckpointStore
 from server.journal import read_journal
 from simulations.assessment import (
@@ -39,9 +46,7 @@ from simulations.assessment import (
     Panel,
     all_errors,
     all_metrics,
-    baseline_ranks,
     errors,
-    floor_ranks,
     metrics,
     model_ranks,
     of_partner,
@@ -53,8 +58,10 @@ from simulations.ladder_record import ladder_record
 from simulations.progress import Progress
 from simulations.released_metrics import evaluation_records
 from simulations.run_record import (
+    AloneRecord,
     DataFacts,
     FeatureFacts,
+    JoiningRecord,
     LadderRecord,
     Metrics,
     ModalityFacts,
@@ -66,6 +73,8 @@ from simulations.run_record import (
     Verdict,
     Versions,
 )
+from simulations.standing import Standing
+from simulations.staying_alone import METRIC, AtHome
 from simulations.synthetic.answer import FILE_NAME as KNOWN_ANSWER
 from simulations.synthetic.answer import KnownAnswer
 from simulations.workspace import Recipe
@@ -103,27 +112,23 @@ def final_state(out: Path) -> Arrays:
 
 def scorer_of(state: Arrays) -> Arrays:
     """The collaborative scorer of a state, which snapshots only name; nothing in a run without one."""
-    return {name: state[name] for name in (SCORER, SELECTED) if name in state}
+    return {name: state[name] for name in COLLABORATIVE if name in state}
 
 
-def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Progress) -> RunRecord:
+def build_record(outcome: Outcome, validation: Panel, test: Panel, standing: Standing, progress: Progress) -> RunRecord:
     """Assess a finished run.
 
     Args:
         outcome: the trained workspace.
         validation: for the curve over rounds.
-        test: for the final figures; looked at once.
-        progress: told about rounds and systems assessed.
+        test: for the final figures.
+        standing: what was ranked on it.
+        progress: told about rounds assessed.
     """
     state = final_state(outcome.recipe.out)
     items = outcome.sites[0].items
-    progress("assessing", 0, 2)
-    found = model_ranks(outcome.config, items, test, state)
+    found, floors, baselines = standing.exported.ranks, standing.floors, standing.baselines
     trained = model_of_state(outcome.config, state)
-    floors = floor_ranks(outcome.config, items, test, state)
-    progress("assessing", 1, 2)
-    baselines = baseline_ranks(test)
-    progress("assessing", 2, 2)
     return RunRecord(
         command=outcome.command,
         version=software(),
@@ -131,7 +136,7 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
         data=_data(outcome),
         features=_features(outcome.bundle),
         model=_trained_part(outcome.config, trained),
-        partners=_partners(outcome, test, found, floors),
+        partners=_partners(outcome, test, standing),
         metrics=metrics(found),
         standard_errors=errors(found),
         users_evaluated=len(test.histories),
@@ -140,6 +145,7 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, progress: Pro
         floor_standard_errors=all_errors(floors),
         baseline_standard_errors=all_errors(baselines),
         verdict=_verdict(found, floors, outcome.config.seed),
+        alone=_joining(found, standing.alone, test, outcome.config.seed),
         heads=assess_heads(
             [site.dataset for site in outcome.sites],
             test,
@@ -207,7 +213,7 @@ def _trained_part(config: RunConfig, model: RecommenderNetwork) -> ModelFacts:
     return ModelFacts(scope=config.model.scope, trained_weights=share.trained, weights=share.weights)
 
 
-def _partners(outcome: Outcome, test: Panel, found: Ranks, floors: Mapping[str, Ranks]) -> list[PartnerRecord]:
+def _partners(outcome: Outcome, test: Panel, standing: Standing) -> list[PartnerRecord]:
     up, down = Counter[str](), Counter[str]()
     for event in read_journal(outcome.coordinator / "run.jsonl"):
         up.update(event.get("bytes_up", {}))
@@ -215,7 +221,7 @@ def _partners(outcome: Outcome, test: Panel, found: Ranks, floors: Mapping[str, 
     records = []
     for number, site in enumerate(outcome.sites):
         spent = _spent(site)
-        of_floor = {name: of_partner(ranks, test, number) for name, ranks in floors.items()}
+        of_floor = {name: of_partner(ranks, test, number) for name, ranks in standing.floors.items()}
         records.append(
             PartnerRecord(
                 name=site.config.name,
@@ -228,18 +234,42 @@ def _partners(outcome: Outcome, test: Panel, found: Ranks, floors: Mapping[str, 
                 bytes_up=up[site.config.name],
                 bytes_down=down[site.config.name],
                 seconds=_worked(site),
-                metrics=of_partner(found, test, number),
+                metrics=of_partner(standing.exported.ranks, test, number),
                 floor_metrics={name: value for name, value in of_floor.items() if value is not None},
+                alone=_alone(standing.alone, test, number),
             )
         )
     return records
 
 
+def _alone(alone: AtHome, test: Panel, number: int) -> AloneRecord | None:
+    """What one partner has alone; None where it has no user in the panel."""
+    found = of_partner(alone.test, test, number)
+    if found is None:
+        return None
+    return AloneRecord(system=alone.chosen[number], validation=dict(alone.validation.get(number, {})), metrics=found)
+
+
+def _joining(found: Ranks, alone: AtHome, test: Panel, seed: int) -> JoiningRecord:
+    """What the federation gives over staying alone, by partner and over all users."""
+    gained = [gain.mean for gain in gains(found, alone.test, test.partner_U, METRIC).values()]
+    difference = paired_difference(found, alone.test, METRIC, seed=seed)
+    return JoiningRecord(
+        metric=METRIC,
+        partners=len(gained),
+        better=sum(gain > 0.0 for gain in gained),
+        mean=sum(gained) / len(gained),
+        worst=min(gained),
+        difference=difference.mean,
+        low=difference.low,
+        high=difference.high,
+        left_out=dict(alone.left_out),
+    )
+
+
 def _worked(site: Site) -> float:
     """Wall seconds of the site's own work, from its diary."""
-    diary = site.root / DIARY
-    lines = diary.read_text(encoding="utf-8").splitlines() if diary.is_file() else []
-    return float(sum(json.loads(line)["seconds"] for line in lines))
+    return float(sum(entry.get("seconds", 0.0) for entry in site.noted()))
 
 
 def _spent(site: Site) -> tuple[PrivacyEvent, ...]:
@@ -316,7 +346,9 @@ def _rounds(outcome: Outcome, panel: Panel, progress: Progress) -> list[RoundRec
 
 def _spent_after(config: RunConfig, round_: int) -> float:
     events: tuple[PrivacyEvent, ...] = (popularity_event(config.privacy),)
-    if config.collaboration.items:
+    if config.privacy.activity_quantile:
+        events = (activity_event(config.privacy), *events)
+    if config.collaboration.released:
         events = (*events, pairs_event(config.privacy, config.collaboration))
     if round_:
         events = (*events, training_event(config.privacy, config.training, rounds=round_))

@@ -41,13 +41,12 @@ def write_report(run: Mapping[str, object], folder: Path) -> Path:
 def render(record: RunRecord) -> str:
     """The page as HTML text."""
     limit = report_content.budget(record)
-    floor = report_content.floor_for_partners(record)
     drawings = {
         "verdict": figures.verdict_interval(record),
         "curve": figures.learning_curve(record, report_content.levels(record)),
         "epsilon": None if limit is None else figures.epsilon_spent(record, limit),
         "clip": figures.clip_curve(record),
-        "partners": figures.partner_map(record, floor, report_content.label(floor)),
+        "partners": figures.partner_map(record),
     }
     return (
         page_environment()

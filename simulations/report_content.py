@@ -31,6 +31,7 @@ _HEADS = {
     "rating": "Rating",
     "category": "Next category",
 }
+_ALONE = {"free_content_with_prior": "free content", "ease": "own EASE"}
 _SHORT = {"popularity_dp": "Popularity (released)", "free_content_with_prior": "Free content + prior"}
 _MODEL = "Federated model"
 _TITLES = {"helps": "It was worth it.", "hurts": "It was not worth it.", "unclear": "No measurable difference."}
@@ -50,17 +51,27 @@ class System:
 
 @dataclass(frozen=True)
 class PartnerRow:
-    """One partner for reading: `model` and `floor` are the verdict's metric, null where nobody could be evaluated."""
+    """One partner for reading: figures are the verdict's metric, null where nobody could be evaluated.
+
+    `alone` is what the partner has without the federation, `system` with what.
+    """
 
     record: PartnerRecord
     name: str
     model: float | None
     floor: float | None
+    alone: float | None
+    system: str
 
     @property
     def difference(self) -> float | None:
         """Model minus floor."""
         return None if self.model is None or self.floor is None else self.model - self.floor
+
+    @property
+    def gain(self) -> float | None:
+        """Model minus what the partner has alone."""
+        return None if self.model is None or self.alone is None else self.model - self.alone
 
 
 @dataclass(frozen=True)
@@ -174,9 +185,10 @@ def levels(record: RunRecord) -> list[Line]:
 
 
 def floor_for_partners(record: RunRecord) -> str:
-    """The floor that partners are compared with: free content, or the best floor where that was not measured."""
+    """The floor that partners are compared with: the best one, or free content where that was not measured."""
     known = {name for one in record.partners for name in one.floor_metrics}
-    return FREE_FLOOR if FREE_FLOOR in known else record.verdict.best_floor
+    best = record.verdict.best_floor
+    return best if best in known or FREE_FLOOR not in known else FREE_FLOOR
 
 
 def partner_rows(record: RunRecord) -> list[PartnerRow]:
@@ -188,6 +200,8 @@ def partner_rows(record: RunRecord) -> list[PartnerRow]:
             name=shown_name(one.name, 48),
             model=None if one.metrics is None else _of(one.metrics, metric),
             floor=_of(one.floor_metrics[floor], metric) if floor in one.floor_metrics else None,
+            alone=None if one.alone is None else _of(one.alone.metrics, metric),
+            system="" if one.alone is None else _ALONE.get(one.alone.system, label(one.alone.system)),
         )
         for one in record.partners
     ]
@@ -213,6 +227,23 @@ def partners_sentence(record: RunRecord) -> str:
     if lowest < 0:
         text += f" Largest loss: {row.name}, {signed(lowest)}."
     return text
+
+
+def joining_sentence(record: RunRecord) -> str:
+    """What joining gives over staying alone: by partner, the worst one, and over all users with its interval."""
+    found = record.alone
+    sure = (
+        "above zero" if found.low > 0 else "below zero: on average users are better off alone" if found.high < 0
+        else "across zero: the run does not show that joining pays"
+    )  # fmt: skip
+    left_out = "".join(f" {label(name)} was left out ({reason})." for name, reason in found.left_out.items())
+    return (
+        f"Alone, a partner pays no price and uses the better of free content with its own popularity and EASE on its "
+        f"own users' rows, by its own validation items. Joining gives {found.better} of {found.partners} partners "
+        f"more: {metric_label(found.metric)} {signed(found.mean)} on average over partners, {signed(found.worst)} at "
+        f"the worst. Over all users {signed(found.difference)}, 95 % interval {signed(found.low)} to "
+        f"{signed(found.high)}, which lies {sure}.{left_out}"
+    )
 
 
 def replies_sentence(record: RunRecord) -> str:

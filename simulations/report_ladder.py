@@ -42,6 +42,18 @@ def rung_rows(record: RunRecord) -> list[RungRow]:
     ]
 
 
+def cap_sentence(record: RunRecord) -> str:
+    """How many items of a user popularity counted, in one sentence; empty where no quantile chose that."""
+    cap, privacy = record.ladder.popularity_cap, record.config.get("privacy")
+    quantile = privacy.get("activity_quantile") if isinstance(privacy, dict) else None
+    if not quantile or cap is None or not isinstance(privacy, dict):
+        return ""
+    return (
+        f"Popularity counted {cap} distinct items of a user at most: the noised activity of the users puts "
+        f"{quantile:.0%} of them within that, and the plan allows {privacy['popularity_cap']}."
+    )
+
+
 def gate_sentence(record: RunRecord) -> str:
     """What the gate decided, in one sentence."""
     chosen = _RUNGS.get(record.ladder.exported, record.ladder.exported)

@@ -1,4 +1,4 @@
-"""The one definition of `run.json`: what a federation on one machine did, cost and reached. Schema version 3.
+"""The one definition of `run.json`: what a federation on one machine did, cost and reached. Schema version 4.
 
 Writer and reader share these frozen, strict classes, so a record that the report can read is a record that was written
 whole. `docs/run-json.md` explains every field. Metrics of `RunRecord` come from held-out rows and carry no noise: they
@@ -20,7 +20,7 @@ from mmrec_model.config_types import Strict
 from mmrec_model.errors import DataError
 from mmrec_model.storage import write_atomically
 
-SCHEMA: Literal[3] = 3
+SCHEMA: Literal[4] = 4
 RUN_FILE = "run.json"
 
 MetricName: TypeAlias = Literal["recall_at_10", "recall_at_20", "ndcg_at_10", "ndcg_at_20", "mrr"]
@@ -89,10 +89,22 @@ class ModelFacts(Strict):
     weights: Natural
 
 
+class AloneRecord(Strict):
+    """What a partner has without the federation: the `system` that is best on its own validation items.
+
+    `validation` holds ndcg@10 of each system there, empty without such items; `metrics` are of the chosen one.
+    """
+
+    system: str
+    validation: dict[str, Share]
+    metrics: Metrics
+
+
 class PartnerRecord(Strict):
     """One partner.
 
-    `epsilon` and its companions are null without privacy; `metrics` is null where no user could be evaluated.
+    `epsilon` and its companions are null without privacy; `metrics` and `alone` are null where no user could be
+    evaluated.
     """
 
     name: str
@@ -105,6 +117,25 @@ class PartnerRecord(Strict):
     seconds: Amount
     metrics: Metrics | None
     floor_metrics: dict[str, Metrics]
+    alone: AloneRecord | None
+
+
+class JoiningRecord(Strict):
+    """The exported model minus what each partner has alone.
+
+    `mean`, `worst` and `better`, how many gain, are over `partners`, each counting once; `difference` is over all users
+    with the 95 % interval of a paired bootstrap. `left_out` says which system no partner was offered, and why.
+    """
+
+    metric: MetricName
+    partners: Natural
+    better: Natural
+    mean: Finite
+    worst: Finite
+    difference: Finite
+    low: Finite
+    high: Finite
+    left_out: dict[str, str]
 
 
 class Verdict(Strict):
@@ -183,7 +214,9 @@ class LadderRecord(Strict):
 
     `exported` is the rung that left the run; without a gate what was trained. `metric` is what the gate compared, null
     without one. `reasons` say how the budget was split. `pair_items` counts the items whose pairs were released,
-    `modalities` holds the weight of each modality's content in what unseen pairs are shrunk towards.
+    `pair_dims` the dimensions of features; `modalities` holds the weight of each modality's content in what unseen
+    pairs are shrunk towards. `popularity_cap` is the number of distinct items of a user that the popularity release
+    counted; null in a record that does not say.
     """
 
     exported: str
@@ -191,7 +224,9 @@ class LadderRecord(Strict):
     rungs: dict[str, RungRecord]
     reasons: tuple[str, ...]
     pair_items: Natural
+    pair_dims: Natural = 0
     modalities: dict[str, Amount]
+    popularity_cap: Natural | None = None
 
 
 class PrivacyRecord(Strict):
@@ -210,7 +245,7 @@ class PrivacyRecord(Strict):
 class RunRecord(Strict):
     """All of `run.json`."""
 
-    schema_: Annotated[Literal[3], Field(alias="schema")] = SCHEMA
+    schema_: Annotated[Literal[4], Field(alias="schema")] = SCHEMA
     command: str
     version: Versions
     config: dict[str, JsonValue]
@@ -226,6 +261,7 @@ class RunRecord(Strict):
     floor_standard_errors: dict[str, Metrics]
     baseline_standard_errors: dict[str, Metrics]
     verdict: Verdict
+    alone: JoiningRecord
     heads: dict[HeadName, HeadRecord]
     rounds: list[RoundRecord]
     evaluations: list[EvaluationRecord]

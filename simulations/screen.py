@@ -30,6 +30,12 @@ def show_result(record: RunRecord, out: Path) -> None:
         f"[{verdict.low:+.4f}, {verdict.high:+.4f}]; {record.wall_seconds:.0f} s",
         highlight=False,
     )
+    joined = record.alone
+    console.print(
+        f"ndcg@10 against staying alone: {joined.difference:+.4f} [{joined.low:+.4f}, {joined.high:+.4f}]; better at "
+        f"{joined.better} of {joined.partners} partners, {joined.worst:+.4f} at the worst",
+        highlight=False,
+    )
     console.print(f"exported: {record.ladder.exported}", highlight=False)
     for row in evaluation_rows(record):
         console.print(

@@ -35,7 +35,7 @@ from mmrec_model.config import (
     TransformConfig,
     TunedTextConfig,
 )
-from mmrec_model.config_ladder import GATE_METRIC, EvaluationConfig
+from mmrec_model.config_ladder import GATE_METRIC, CollaborationConfig, EvaluationConfig
 from mmrec_model.config_reader import parse_config
 from mmrec_model.config_types import MetricName
 from mmrec_model.data.catalogue import open_catalogue
@@ -68,6 +68,8 @@ REASONS = "plan-reasons.txt"
 RUN_ID = "simulation"
 COLLABORATION_WEIGHT = 0.3
 """Public weight of the scorer of pairs, whose scores deviate by about 1; those of content deviate by about 0.1."""
+METRIC_WEIGHT = 0.05
+"""Likewise of pairs of features: between .025 and .1 little changes, above it they crowd out popularity and content."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Recipe:
         scope: which weights are trained; those of `model` but for the encoder that it may need.
         pairs: whether pairs of items may be released, where the federation is large enough for them.
         gate: metric by which the exported rung is chosen; None exports what was trained.
+        activity_quantile: share of the users by whose activity the cap of the popularity release is chosen; 0 for none.
         split: how interactions are held out; None for what the data pins, else leave-last-out.
         transform: from raw vectors to those of the bundle.
     """
@@ -116,6 +119,7 @@ class Recipe:
     scope: Scope = "fusion"
     pairs: bool = True
     gate: MetricName | None = GATE_METRIC
+    activity_quantile: float = 0.0
     split: SplitRule | None = None
     transform: TransformConfig = field(default_factory=TransformConfig)
 
@@ -260,8 +264,8 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
         groups: partners and their users; only their numbers are used.
     """
     users = sum(map(len, groups.values()))
-    wish = Wish(recipe.evaluation, pairs=recipe.pairs, gate=recipe.gate)
-    facts = PublicFacts(users, len(groups), len(bundle.item_ids))
+    wish = Wish(recipe.evaluation, recipe.pairs, recipe.gate, activity_quantile=recipe.activity_quantile)
+    facts = PublicFacts(users, len(groups), len(bundle.item_ids), _width(recipe, bundle))
     budget = _budget(recipe.epsilon, recipe.delta, recipe.training, facts, wish)
     privacy = budget.privacy
     if recipe.clipping == "adaptive":
@@ -270,7 +274,7 @@ def plan(recipe: Recipe, bundle: FeatureBundle, groups: Groups) -> RunConfig:
         run_id=RUN_ID,
         seed=recipe.seed,
         features=bundle.spec,
-        model=_model(recipe, bundle, COLLABORATION_WEIGHT if budget.collaboration.items else 0.0),
+        model=_model(recipe, bundle, budget.collaboration),
         training=recipe.training,
         privacy=privacy,
         evaluation=budget.evaluation,
@@ -298,11 +302,18 @@ def _budget(epsilon: float, delta: float, training: TrainingConfig, facts: Publi
     return plan_budget(epsilon, delta, training, facts, wish)
 
 
-def _model(recipe: Recipe, bundle: FeatureBundle, collaboration_weight: float) -> ModelConfig:
+def _width(recipe: Recipe, bundle: FeatureBundle) -> int:
+    """Of the features that the model reads, all modalities together."""
+    chosen = recipe.model.modalities or bundle.modalities
+    return sum(width for name, width in bundle.spec.dims.items() if name in chosen)
+
+
+def _model(recipe: Recipe, bundle: FeatureBundle, released: CollaborationConfig) -> ModelConfig:
     """The recipe's model with public weights, its scope, and the text encoder that the scope trains."""
     changes: dict[str, object] = {
         "modality_weights": _public_weights(recipe.model, bundle),
-        "collaboration_weight": collaboration_weight,
+        "collaboration_weight": COLLABORATION_WEIGHT if released.items else 0.0,
+        "metric_weight": METRIC_WEIGHT if released.dims else 0.0,
         "scope": recipe.scope,
     }
     text, digest = _encoder(recipe, "text"), bundle.tunable_encoder
@@ -343,6 +354,7 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
         min_metric_noise_multiplier=_least_metric_noise(config),
         max_metric_releases=max(1, releases),
         max_pair_items=config.collaboration.items,
+        max_pair_dims=config.collaboration.dims,
         max_trained_weights=sum(array.size for array in initial_state(config).values()),
         allow_without_privacy=not private,
         require_approval=False,

@@ -9,10 +9,9 @@ from functools import lru_cache
 import pytest
 
 from mmrec_model.budgeting import (
-    FEWEST_ITEMS,
+    ACTIVITY_SHARE,
     GATE_ERROR,
     GATE_SHARES,
-    MOST_ITEMS,
     Budget,
     PublicFacts,
     Wish,
@@ -21,6 +20,7 @@ from mmrec_model.budgeting import (
 from mmrec_model.config import FeatureSpec, ModelConfig, RunConfig, TrainingConfig
 from mmrec_model.config_ladder import EvaluationConfig
 from mmrec_model.errors import PrivacyError
+from mmrec_model.pair_forms import FEWEST_ITEMS, MOST_ITEMS
 from mmrec_model.planning import plan_events
 from mmrec_model.privacy.accounting import epsilon
 from mmrec_model.privacy.events import NonPrivate
@@ -39,12 +39,15 @@ def planned(target: float, training: TrainingConfig, facts: PublicFacts, wish: W
     return plan_budget(target, DELTA, training, facts, wish)
 
 
-def run(budget: Budget, training: TrainingConfig, items: int = 300) -> RunConfig:
+def run(budget: Budget, training: TrainingConfig, items: int = 300, width: int = 2) -> RunConfig:
     return RunConfig(
         run_id="b",
         seed=0,
-        features=FeatureSpec(digest="0" * 64, items=items, dims={"text": 2}),
-        model=ModelConfig(collaboration_weight=0.3 if budget.collaboration.items else 0.0),
+        features=FeatureSpec(digest="0" * 64, items=items, dims={"text": width}),
+        model=ModelConfig(
+            collaboration_weight=0.3 if budget.collaboration.items else 0.0,
+            metric_weight=0.05 if budget.collaboration.dims else 0.0,
+        ),
         training=training,
         privacy=budget.privacy,
         evaluation=budget.evaluation,
@@ -61,6 +64,24 @@ CASES = [
         itertools.product(WHO, itertools.product(("ndcg_at_10", None), (SHORT, NONE), (METRICS, None)))
     )
 ]
+
+
+@pytest.mark.parametrize(("facts", "training", "pairs"), [(MANY, SHORT, True), (MANY, NONE, True), (FEW, NONE, False)])
+def test_activity_gets_its_share_where_it_is_asked_for_and_the_price_stays(
+    facts: PublicFacts, training: TrainingConfig, pairs: bool
+) -> None:
+    budget = planned(3.0, training, facts, Wish(pairs=pairs, activity_quantile=0.9))
+    events = plan_events(run(budget, training))
+    assert 0.99 * 3.0 <= epsilon(events, DELTA) <= 3.0
+    share = 1.0 / (budget.privacy.activity_noise_multiplier * gaussian_mu(3.0, DELTA)) ** 2
+    assert share == pytest.approx(ACTIVITY_SHARE)
+    assert len(events) == len(plan_events(run(planned(3.0, training, facts, Wish(pairs=pairs)), training))) + 1
+    assert any("as 90% of the users have, 20 at most" in reason for reason in budget.reasons)
+
+
+def test_without_noise_activity_is_asked_for_all_the_same() -> None:
+    privacy = plan_budget(math.inf, DELTA, SHORT, MANY, Wish(activity_quantile=0.5)).privacy
+    assert (privacy.activity_quantile, privacy.activity_noise_multiplier) == (0.5, 0.0)
 
 
 @pytest.mark.parametrize(("target", "facts", "pairs", "gate", "training", "metrics"), CASES)
@@ -107,6 +128,40 @@ def test_with_fewer_users_fewer_items_have_pairs_until_there_are_none() -> None:
     assert FEWEST_ITEMS <= items[1] < items[2] < items[3] < items[4] == MOST_ITEMS
     reasons = planned(2.0, SHORT, PublicFacts(4_000, 3, 5_000)).reasons
     assert any(f"the {items[2]:,} most popular of 5,000 items" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("facts", "items", "dims"),
+    [
+        (PublicFacts(10_000, 1, 300), 300, 0),
+        (PublicFacts(10_000, 1, 300, 128), 300, 0),
+        (PublicFacts(10_000, 20, 1_000, 128), 0, 64),
+        (PublicFacts(2_000, 1, 40, 48), 0, 48),
+        (PublicFacts(2_000, 1, 40, 31), 0, 0),
+        (PublicFacts(100_000, 1, 50_000, 128), MOST_ITEMS, 64),
+        (PublicFacts(100_000, 1, 3_000, 128), MOST_ITEMS, 0),
+        (PublicFacts(100, 5, 300, 128), 0, 0),
+    ],
+)
+@pytest.mark.parametrize("training", [SHORT, NONE])
+def test_pairs_of_features_take_the_place_of_items_in_small_federations_and_stand_beside_them_in_large_catalogues(
+    facts: PublicFacts, items: int, dims: int, training: TrainingConfig
+) -> None:
+    budget = planned(2.0, training, facts)
+    assert (budget.collaboration.items, budget.collaboration.dims) == (items, dims)
+    assert (budget.collaboration.noise_multiplier > 0.0) == bool(items or dims)
+    told = " ".join(budget.reasons)
+    assert ("Pairs of features in" in told) == (dims > 0 and not items)
+    assert ("In the same release" in told) == (dims > 0 and items > 0)
+    if dims:
+        config = run(budget, training, facts.items, width=facts.width)
+        assert 0.99 * 2.0 <= epsilon(plan_events(config), DELTA) <= 2.0
+
+
+def test_the_prior_of_a_small_federation_with_pairs_of_features_gets_a_larger_share() -> None:
+    small, large = PublicFacts(10_000, 20, 1_000, 128), PublicFacts(10_000, 20, 1_000)
+    features, items = (planned(2.0, NONE, facts).privacy.popularity_noise_multiplier for facts in (small, large))
+    assert features == pytest.approx(items * (0.05 / 0.3) ** 0.5)
 
 
 def test_more_partners_are_more_noise_and_so_fewer_items() -> None:

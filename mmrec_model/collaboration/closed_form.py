@@ -19,7 +19,8 @@ from scipy import linalg
 Floats = npt.NDArray[np.float64]
 
 DISCOUNT: Final = 0.15
-"""Of popular items, where nothing is noised. Chosen on validation items of X-Wines: .1176 -> .1200 without noise."""
+"""Of popular items, where nothing is noised. Chosen on validation items of X-Wines: ndcg@10 .1176 -> .1200 without
+noise, .1104 -> .1110 and .1123 -> .1127 in two draws at epsilon 8."""
 
 
 def ridge_penalty(pairs_MM: Floats, *, remaining: float, noise_penalty: float) -> float:

@@ -40,7 +40,13 @@ def select_items(prior_N: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.
 
 
 def estimate_weights(
-    triangle_T: npt.NDArray[np.floating], vectors: Vectors, *, items: int, noise: float, noise_penalty: float
+    triangle_T: npt.NDArray[np.floating],
+    vectors: Vectors,
+    *,
+    items: int,
+    noise: float,
+    noise_penalty: float,
+    weight_M: npt.NDArray[np.floating] | None = None,
 ) -> Estimated:
     """The scorer.
 
@@ -50,20 +56,23 @@ def estimate_weights(
         items: M.
         noise: standard deviation of the noise in each number of the triangle.
         noise_penalty: how strongly the noise that is left raises the penalty.
+        weight_M: by which the users' pairs were weighted (`collaboration.tail`); equal ones by default.
 
     Raises:
         ModelError: the triangle is not one of `items` items.
     """
     noised = unpack(triangle_T, items)
+    weight = np.ones(items) if weight_M is None else weight_M.astype(np.float64)
     kernels = {name: content_kernel(rows) for name, rows in vectors.items()}
-    weights = route(noised, kernels)
+    weights = route(noised / np.outer(weight, weight), kernels)
     cosines = np.zeros((items, items))
     for name, rows in vectors.items():
         wide = np.asarray(rows, dtype=np.float64)
         cosines += weights[name] * (wide @ wide.T)
     found = denoise(noised, cosines, noise=noise)
     penalty = ridge_penalty(found.pairs_MM, remaining=found.remaining, noise_penalty=noise_penalty)
-    learned = item_weights(found.pairs_MM, mixed(kernels, weights, items), penalty=penalty)
-    counts = np.diag(found.pairs_MM)
+    content = mixed(kernels, weights, items) / weight[:, None] * weight
+    learned = item_weights(found.pairs_MM, content, penalty=penalty) * weight[:, None] / weight
+    counts = np.diag(found.pairs_MM) / weight**2
     scaled = standardised(discounted(learned, counts, remaining=found.remaining, kept=found.kept), counts)
     return Estimated(scaled.astype(np.float32), weights, penalty, found.kept)

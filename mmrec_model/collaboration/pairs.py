@@ -7,7 +7,8 @@ The user u with the last K items i_1 ... i_n (oldest first) contributes the symm
 so that items close in time count more and every user has length exactly 1, however long the history: replacing a user's
 data by nothing moves the sum over users by at most `BOUND` in L2. What is released is the upper triangle, row by row
 with the diagonal; the sum of several partners' triangles is the triangle of all their users. With equal weights and
-without the norm the sum is X^T X of Steck (WWW 2019).
+without the norm the sum is X^T X of Steck (WWW 2019). Public weights of the items (`collaboration.tail`) multiply the
+entries before the norm is taken, and so leave the length.
 
 Shapes: M selected items, T = M (M + 1) / 2 numbers of the triangle, K items of a history.
 """
@@ -42,7 +43,9 @@ def triangle_size(items: int) -> int:
     return items * (items + 1) // 2
 
 
-def sum_pairs(histories: Iterable[Ints], place_N: Ints, *, items: int, last: int) -> Floats:
+def sum_pairs(
+    histories: Iterable[Ints], place_N: Ints, *, items: int, last: int, weight_M: Floats | None = None
+) -> Floats:
     """Sum of all users' triangles, before noise, float64 `[T]`.
 
     Args:
@@ -50,13 +53,14 @@ def sum_pairs(histories: Iterable[Ints], place_N: Ints, *, items: int, last: int
         place_N: place of each catalogue item among the M selected ones; -1 where it is not selected.
         items: M.
         last: K, selected items of a user that count, from the end.
+        weight_M: public weight of each selected item, above 0; equal ones by default.
     """
     total_T = np.zeros(triangle_size(items))
     for history in histories:
         places = place_N[history]
         places = places[places >= 0][-last:]
         if places.size:
-            where, added = _contribution(places, items)
+            where, added = _contribution(places, items, weight_M)
             total_T[where] += added
     return total_T
 
@@ -74,13 +78,16 @@ def unpack(triangle_T: npt.NDArray[np.floating], items: int) -> Floats:
     return matrix + np.triu(matrix, 1).T
 
 
-def _contribution(places: Ints, items: int) -> tuple[Ints, Floats]:
+def _contribution(places: Ints, items: int, weight_M: Floats | None) -> tuple[Ints, Floats]:
     """Where one user's triangle is not zero, and what it is there.
 
     The length is that of the numbers that are added, so the bound holds for a history with repetitions too.
     """
     first, second = np.triu_indices(places.size)
+    near = nearness((second - first).astype(np.float64))
+    if weight_M is not None:
+        near = near * weight_M[places[first]] * weight_M[places[second]]
     row, column = np.minimum(places[first], places[second]), np.maximum(places[first], places[second])
     where, pair = np.unique(row * items - row * (row - 1) // 2 + column - row, return_inverse=True)
-    weights = np.bincount(pair, nearness((second - first).astype(np.float64))).astype(np.float64)
+    weights = np.bincount(pair, near).astype(np.float64)
     return where.astype(np.int64), weights * (BOUND / math.sqrt(float(weights @ weights)))

@@ -31,6 +31,10 @@ def build(  # noqa: PLR0917 - one argument per option
         list[str] | None,
         typer.Option(help="MEDIUM=SOURCE for a medium, instead of the embedded encoder; MEDIUM=off leaves it out."),
     ] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(min=1, max=256, help="Frames taken from a film; 8 by default."),
+    ] = None,
     dims: Annotated[int, typer.Option(help="PCA dimensions kept.")] = 128,
     whiten: Annotated[bool, typer.Option(help="Let strong and weak axes count alike.")] = True,
     select: Annotated[
@@ -55,7 +59,7 @@ def build(  # noqa: PLR0917 - one argument per option
     asked |= {"quarantine": quarantine}
     optional = {"select_dims": select_dims, "near_duplicate": near_duplicate}
     transform = _transform(asked | {name: value for name, value in optional.items() if value is not None})
-    encoders = _encoders(encoder or [])
+    encoders = _encoders(encoder or [], frames)
     _claim(out, overwrite=overwrite)
     from mmrec_model.bars import Bars  # noqa: PLC0415
     from mmrec_model.data.catalogue import open_catalogue  # noqa: PLC0415
@@ -63,6 +67,8 @@ def build(  # noqa: PLR0917 - one argument per option
     from mmrec_model.features.store import vector_store  # noqa: PLC0415
 
     catalogue = open_catalogue(data)
+    if frames is not None and not any(catalogue.media["video"]):
+        raise UsageError(f"--frames {frames}, but no item of {data} has a film", remedy="Leave --frames out")
     with Bars() as bars:
         built = build_bundle(
             catalogue, out, encoders=encoders, transform=transform, store=store or vector_store(), progress=bars
@@ -96,8 +102,8 @@ def _transform(asked: dict[str, object]) -> TransformConfig:
         raise UsageError(error.problem, remedy="See `mmrec features build --help`") from error
 
 
-def _encoders(asked: list[str]) -> tuple[EncoderConfig, ...]:
-    """The embedded encoders, with those replaced or left out that `asked` names."""
+def _encoders(asked: list[str], frames: int | None) -> tuple[EncoderConfig, ...]:
+    """The embedded encoders, with those replaced or left out that `asked` names; that of films reads `frames`."""
     from mmrec_model.config import MODALITIES, EncoderConfig  # noqa: PLC0415
 
     named = dict(one.partition("=")[::2] for one in asked)
@@ -108,8 +114,14 @@ def _encoders(asked: list[str]) -> tuple[EncoderConfig, ...]:
             remedy=f"The media are {', '.join(MODALITIES)}; the sources are in docs/features.md",
         )
     sources = {modality: named.get(modality, "embedded") for modality in MODALITIES}
+    if frames is not None and sources["video"] == LEFT_OUT:
+        raise UsageError(f"--frames {frames} with --encoder video=off", remedy="Leave one of them out")
+    found = (EncoderConfig(modality=name, source=source) for name, source in sources.items() if source != LEFT_OUT)
     return tuple(
-        EncoderConfig(modality=modality, source=source) for modality, source in sources.items() if source != LEFT_OUT
+        EncoderConfig(modality=one.modality, source=one.source, frames=frames)
+        if frames is not None and one.modality == "video"
+        else one
+        for one in found
     )
 
 

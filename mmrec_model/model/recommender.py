@@ -40,6 +40,7 @@ from mmrec_model.model.heads.heads import Heads
 from mmrec_model.model.heads.outcomes import Pairs
 from mmrec_model.model.history import HistoryTower, Profile, content_profiles, visible_history
 from mmrec_model.model.items import Items
+from mmrec_model.model.metric_scorer import MetricScorer
 from mmrec_model.model.pair_scorer import PairScorer
 from mmrec_model.model.scope import ENCODER, freeze_outside
 from mmrec_model.model.sequence import SequenceTower
@@ -72,7 +73,9 @@ class RecommenderNetwork(nn.Module):
             for residual in (self.interaction, self.item_bias):
                 nn.init.zeros_(residual.weight)
         self.pairs_scorer = PairScorer() if config.collaboration_weight else None
-        public = [config.popularity_weight, *([config.collaboration_weight] if self.pairs_scorer else [])]
+        self.metric_scorer = MetricScorer(sum(dims.values())) if config.metric_weight else None
+        pairs_weight = config.collaboration_weight or config.metric_weight
+        public = [config.popularity_weight, *([pairs_weight] if pairs_weight else [])]
         weighs_modalities = config.decision_weights == "learned"
         self.signals = nn.Linear((len(dims) if weighs_modalities else 0) + len(public), 1, bias=False)
         nn.init.zeros_(self.signals.weight)
@@ -195,10 +198,16 @@ class RecommenderNetwork(nn.Module):
     def _shared_terms(self, history: Items, visible_BTK: Tensor, scored: Items, *, leave_one_out: bool) -> Tensor:
         """What belongs to no modality: the prior and, where the run has them, the pairs `[B, T, L, 1 or 2]`."""
         prior_BTL = scored.prior.unsqueeze(-2).expand(*visible_BTK.shape[:-1], -1)
-        if self.pairs_scorer is None:
-            return prior_BTL.unsqueeze(-1)
-        pairs_BTL = self.pairs_scorer(history, visible_BTK, scored, leave_one_out=leave_one_out)
-        return torch.stack([prior_BTL, pairs_BTL], dim=-1)
+        shared = [prior_BTL]
+        if self.pairs_scorer is not None:
+            shared.append(self.pairs_scorer(history, visible_BTK, scored, leave_one_out=leave_one_out))
+        if self.metric_scorer is not None:
+            metric_BTL = self.metric_scorer(history, visible_BTK, scored, leave_one_out=leave_one_out)
+            if self.pairs_scorer is None:
+                shared.append(metric_BTL)
+            else:
+                shared[-1] = shared[-1] + self.config.metric_weight / self.config.collaboration_weight * metric_BTL
+        return torch.stack(shared, dim=-1)
 
     def _terms(self, scores: list[Tensor], shared_BTLs: Tensor) -> Tensor:
         return torch.cat([torch.stack(scores, dim=-1), shared_BTLs], dim=-1)

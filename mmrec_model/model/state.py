@@ -10,7 +10,17 @@ from mmrec_model.config import RunConfig
 from mmrec_model.errors import ModelError
 from mmrec_model.ladder import TRAINED, kept_terms
 from mmrec_model.model.recommender import RecommenderNetwork, build_model, initial_state
-from mmrec_model.protocol import KEPT_TERMS, PRIOR, SCORER, SELECTED, Arrays, trained_arrays
+from mmrec_model.protocol import (
+    COLLABORATIVE,
+    FEATURE_MAP,
+    KEPT_TERMS,
+    METRIC,
+    PRIOR,
+    SCORER,
+    SELECTED,
+    Arrays,
+    trained_arrays,
+)
 
 
 def model_of_state(config: RunConfig, state: Arrays, *, encoder_source: str | None = None) -> RecommenderNetwork:
@@ -48,12 +58,15 @@ def state_of_rung(config: RunConfig, state: Arrays, rung: str, untrained: Arrays
 
 
 def beside_of(model: RecommenderNetwork, prior_N: npt.NDArray[np.float32]) -> Arrays:
-    """What travels beside the trained arrays of a loaded model: the prior, and the scorer of pairs if it has one."""
+    """What travels beside the trained arrays of a loaded model: the prior, and what was made of pairs."""
     found: Arrays = {PRIOR: prior_N}
     if model.pairs_scorer is not None:
         places = model.pairs_scorer.selected
         found[SELECTED] = places.numpy().astype(np.float32)
         found[SCORER] = model.pairs_scorer.weights[: len(places), : len(places)].numpy()
+    if model.metric_scorer is not None:
+        found[FEATURE_MAP] = model.metric_scorer.feature_map.numpy()
+        found[METRIC] = model.metric_scorer.metric.numpy()
     return found
 
 
@@ -61,17 +74,20 @@ def load_beside(model: RecommenderNetwork, state: Arrays) -> None:
     """Set the collaborative scorer and the switches of the gate, as far as the state has them.
 
     Raises:
-        ModelError: a scorer without its items, for a model without one, missing from a model with one, or damaged.
+        ModelError: a scorer without its items or a metric without its map, for a model without one, missing from a
+            model with one, or damaged.
     """
-    scorer, selected = state.get(SCORER), state.get(SELECTED)
-    expected = model.pairs_scorer is not None
-    if (scorer is not None, selected is not None) != (expected, expected):
+    expected = {SCORER, SELECTED} if model.pairs_scorer is not None else set()
+    expected |= {METRIC, FEATURE_MAP} if model.metric_scorer is not None else set()
+    if (found := COLLABORATIVE & set(state)) != expected:
         raise ModelError(
-            f"the state has {'a' if scorer is not None else 'no'} scorer of pairs, the model "
-            f"{'needs one with its items' if expected else 'has none'}",
+            f"of a scorer of pairs the state has {sorted(found) or 'nothing'}, the model "
+            + (f"needs {sorted(expected)}" if expected else "has none"),
             remedy="Use the configuration the state was made with",
         )
     if model.pairs_scorer is not None:
-        model.pairs_scorer.load(selected, scorer)
+        model.pairs_scorer.load(state[SELECTED], state[SCORER])
+    if model.metric_scorer is not None:
+        model.metric_scorer.load(state[FEATURE_MAP], state[METRIC])
     if (kept := state.get(KEPT_TERMS)) is not None:
         model.keep_terms(torch.tensor(kept))

@@ -169,7 +169,7 @@ class Dpals:
                 popularity_noise_multiplier=noise * self._count_ratio,
                 popularity_cap=self.cap,
             )
-            counts_N = np.maximum(1.0, count_items(histories, federation.n_items, plan, source))
+            counts_N = np.maximum(1.0, count_items(histories, federation.n_items, plan, source, cap=self.cap))
         return spread(federation.train, counts_N**self.exponent, self.cap)
 
 

@@ -86,7 +86,7 @@ class BoundedPopularity:
             popularity_cap=self.cap,
         )
         source = GaussianNoise(seed=noise_seed(self.name, seed))
-        return SameForAll(count_items(histories_of(federation.train), federation.n_items, plan, source))
+        return SameForAll(count_items(histories_of(federation.train), federation.n_items, plan, source, cap=self.cap))
 
     @property
     def noise_multiplier(self) -> float:

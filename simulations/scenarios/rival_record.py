@@ -52,7 +52,8 @@ class RivalFile(Strict):
         record: how.
         test_ranks: by seed, the rank of every test user's item; users stand in the order of their ids. A rival that
             draws nothing has one seed.
-        train_items_alone: ranks of the same items when the validation item is no input; null where not measured.
+        train_items_alone: with the first seed, ranks of the same items when the validation item is no input; null where
+            not measured.
     """
 
     inputs: Digest

@@ -4,6 +4,9 @@ A rival with a price is found anew at every price and for each place of the nois
 exact validation figures of all users, which costs it nothing and so favours it (`simulations.rivals.search`). Noise
 differs from seed to seed, so its configurations are compared over `NOISE_SEEDS` draws, all others by one seed. More
 `--seeds` test the same choice again and search nothing.
+
+Every rival is tested under both conventions of `simulations.scenarios.cell_assessment`: with each seed on train and
+validation items as input, and with the first seed on train items alone. What was fitted is the same.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from simulations.panels import Panel, panel_of
 from simulations.partition import Groups, write_sites
 from simulations.progress import Progress
 from simulations.rivals.grids import Grid, grids, private_grids
-from simulations.rivals.interface import Rival, ranks_of, unheard
+from simulations.rivals.interface import Fitted, federation_of, unheard, visitors_of
 from simulations.rivals.popularity import NoiseAt
 from simulations.rivals.search import search, settings_of
 from simulations.scenarios.cell_assessment import user_order
@@ -76,6 +79,11 @@ class Arena:
     def test(self) -> Panel:
         """Looked at with the choice alone."""
         return panel_of(self.datasets, "test")
+
+    @cached_property
+    def alone(self) -> Panel:
+        """The same users and candidates with train items alone as input."""
+        return panel_of(self.datasets, "test", train_items_alone=True)
 
     @cached_property
     def items(self) -> Items:
@@ -197,17 +205,19 @@ def _searched(task: Task, arena: Arena, progress: Progress) -> RivalFile:
 def _tested(kept: RivalFile, task: Task, arena: Arena, seeds: Sequence[int]) -> RivalFile:
     started = time.monotonic()
     rival = task.grid[kept.record.chosen]
-    ranks = {**kept.test_ranks, **{str(seed): _ranks(rival, arena, arena.test, seed) for seed in seeds}}
-    alone = kept.train_items_alone
-    if task.name in FIXED and alone is None:
-        alone = _ranks(rival, arena, panel_of(arena.datasets, "test", train_items_alone=True), seeds[0])
+    ranks, alone = dict(kept.test_ranks), kept.train_items_alone
+    for seed in seeds:
+        fitted = rival.fit(federation_of(arena.test, arena.items), seed)
+        if alone is None and not ranks:
+            alone = _ranks(fitted, arena, arena.alone)
+        ranks[str(seed)] = _ranks(fitted, arena, arena.test)
     record = kept.record.model_copy(update={"seconds": kept.record.seconds + time.monotonic() - started})
     return RivalFile(inputs=kept.inputs, record=record, test_ranks=ranks, train_items_alone=alone)
 
 
-def _ranks(rival: Rival, arena: Arena, panel: Panel, seed: int) -> list[int]:
+def _ranks(fitted: Fitted, arena: Arena, panel: Panel) -> list[int]:
     order = user_order(arena.datasets, panel)
-    ranks: list[int] = ranks_of(rival, panel, arena.items, seed).rank_U[order].tolist()
+    ranks: list[int] = panel.rank(fitted.scorer(visitors_of(panel))).rank_U[order].tolist()
     return ranks
 
 

@@ -16,7 +16,7 @@ from simulations.report_numbers import four, plain_delta, with_error
 from simulations.scenarios.cell_assessment import NEW_PLACES
 from simulations.scenarios.grid_record import EXPORTED, Estimate, Traffic
 from simulations.scenarios.rival_record import RivalRecord
-from simulations.scenarios.utility_figures import label, utility_figure
+from simulations.scenarios.utility_figures import label, rival_label, utility_figure
 from simulations.scenarios.utility_findings import RUNGS, SYSTEMS, Place
 from simulations.scenarios.utility_goals import COLD_EPSILON, ONE_ROUND
 from simulations.scenarios.utility_record import Goal, Rung, SystemEntry, UtilityGrid
@@ -26,10 +26,16 @@ NOISES = {
     "with distributed noise would give; the product does not have secure aggregation yet",
     "local": "Each partner draws its own noise, as the product does today",
 }
+CONVENTION = (
+    "At test time every system sees the user's train and validation items; where it says “train items alone”, the "
+    "train items."
+)
 ENOUGH_USERS = 30
 """Users with a cold item from which on the page shows a figure; `grid.json` has all."""
 _UNPRICED = {"popularity_dp": "popularity_bounded", "dpals": "als"}
 """Rival with a price -> the same method without one."""
+_READING_HISTORIES = frozenset({EXPORTED, "dpals"})
+"""Systems of the tables by price that are shown under both conventions, rungs but for what was exported left out."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,7 @@ def render_utility(record: UtilityGrid) -> str:
             cold_systems=[name for name in (NEW_PLACES, *SYSTEMS) if any(name in one.systems for one in found.cold)],
             words=words(record),
             limits=limits(record),
+            convention=CONVENTION,
             label=label,
             settings=settings,
             # The drawing escapes what it shows; everything else is escaped by the engine.
@@ -116,11 +123,11 @@ def tables(record: UtilityGrid) -> list[Table]:
                 plain = _UNPRICED.get(name, name)
                 free = [one for one in systems if one.kind == "rival" and one.system == plain]
                 places |= {"inf": free[0]} if free else {}
-            shown = f"{label(name)} (whole price)" if (kind, name) == ("rival", "popularity_dp") else label(name)
-            rows.append(_row(shown, places, epsilons, own=kind == "exported"))
-            if kind == "exported":
+            rows.append(_row(rival_label(kind, name), places, epsilons, own=kind == "exported"))
+            if name in _READING_HISTORIES:
                 alone = [places[epsilon].train_items_alone if epsilon in places else None for epsilon in epsilons]
-                rows.append(Row("the same, train items alone as input", alone))
+                if any(alone):
+                    rows.append(Row("the same, train items alone as input", alone))
         result.append(Table(NOISES[noise or "local"], epsilons, rows))
     return result
 
@@ -235,10 +242,7 @@ def limits(record: UtilityGrid) -> list[str]:
         if record.rounds == 0
         else f"{record.rounds} training rounds took a part of the budget from the pairs."
     )
-    conventions = (
-        "At test time every system sees the user's train and validation items; where it says “train items alone”, the "
-        "train items. The two must not be compared with each other."
-    )
+    conventions = f"{CONVENTION} The two must not be compared with each other."
     choice = (
         "Rivals are chosen by exact validation figures, and so are rivals with a price, at no price. The exported rung "
         "is chosen by a released figure whose price is part of ε."

@@ -13,7 +13,7 @@ from client.comparison import compare, sensitivity
 from client.inbox import find_scorer, keep_scorer
 from client.measurement import measure
 from client.release import answer
-from mmrec_model.config_ladder import EvaluationConfig
+from mmrec_model.config_ladder import CollaborationConfig, EvaluationConfig
 from mmrec_model.data.histories import Histories
 from mmrec_model.errors import ProtocolError
 from mmrec_model.ladder import rungs_of
@@ -184,19 +184,19 @@ def test_the_digest_of_the_scorer_is_part_of_what_a_state_is(make_site, make_lad
     assert answer(site, Kind.COMPARE, replace(request, scorer="0" * 64), arrays).reply.refusal == "protocol"
 
 
-def test_an_inbox_keeps_the_last_scorer_alone_and_one_of_the_plans_size(tmp_path, scorer) -> None:
-    keep_scorer(tmp_path, scorer, items=12)
+def test_an_inbox_keeps_the_last_scorer_alone_and_one_of_the_plans_size(tmp_path, scorer, ladder) -> None:
+    keep_scorer(tmp_path, scorer, ladder)
     other = {SCORER: scorer[SCORER] * 2, SELECTED: scorer[SELECTED]}
-    keep_scorer(tmp_path, other, items=12)
+    keep_scorer(tmp_path, other, ladder)
     assert find_scorer(tmp_path, "") == {}
     assert set(find_scorer(tmp_path, arrays_digest(other))) == {SCORER, SELECTED}
     with pytest.raises(ProtocolError, match="does not have the scorer"):
         find_scorer(tmp_path, arrays_digest(scorer))
     for wrong in ({SCORER: scorer[SCORER]}, {**scorer, "more": scorer[SELECTED]}, {}):
         with pytest.raises(ProtocolError, match="the plan has 12 items"):
-            keep_scorer(tmp_path, wrong, items=12)
+            keep_scorer(tmp_path, wrong, ladder)
     with pytest.raises(ProtocolError, match="the plan has 11 items"):
-        keep_scorer(tmp_path, scorer, items=11)
+        keep_scorer(tmp_path, scorer, ladder.model_copy(update={"collaboration": CollaborationConfig(items=11)}))
 
 
 @pytest.mark.parametrize("kind", [Kind.PAIRS, Kind.COMPARE])

@@ -178,7 +178,7 @@ def test_a_row_shows_of_an_item_what_the_history_shows_of_it(site: Site, config:
     plan = with_heads(config, modality_dropout=0.5, sample_rate=1.0)
     plan = plan.model_copy(update={"features": features})
     labels = site.dataset.labels(())
-    batches = training._sample(plan, site.dataset.train, labels, None, GaussianNoise(seed=b"same"))
+    _, batches = training._sample(plan, site.dataset.train, labels, None, GaussianNoise(seed=b"same"))
     seen = 0
     for batch in batches:
         kept_BKM = batch.kept_BLM[:, : batch.mask_BK.shape[1]]

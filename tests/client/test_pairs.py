@@ -21,7 +21,7 @@ from mmrec_model.errors import DataError, ProtocolError
 from mmrec_model.planning import plan_events
 from mmrec_model.privacy.events import GaussianRelease, from_record, merge, to_record
 from mmrec_model.privacy.noise import GaussianNoise
-from mmrec_model.protocol import PAIRS, SELECTED, Kind, arrays_digest
+from mmrec_model.protocol import PAIRS, SELECTED, TAIL, Kind, arrays_digest
 
 N_ITEMS, M = 9, 4
 CHOSEN = {SELECTED: np.array([0, 2, 3, 8], np.float32)}
@@ -47,7 +47,7 @@ def histories_of(lists: list[list[int]]) -> Histories:
 
 
 def counted(lists: list[list[int]], noise: float = 0.0, seed: bytes = b"x") -> np.ndarray:
-    return count_pairs(plan(noise), histories_of(lists), CHOSEN, GaussianNoise(seed=seed))
+    return count_pairs(plan(noise), histories_of(lists), CHOSEN, GaussianNoise(seed=seed), {})
 
 
 @settings(max_examples=60, deadline=None)
@@ -88,7 +88,40 @@ def test_the_noise_of_every_number_has_the_planned_deviation_and_another_would_b
 def test_items_that_the_plan_does_not_mean_are_refused(selected: list[float] | None) -> None:
     state = {} if selected is None else {SELECTED: np.array(selected, np.float32)}
     with pytest.raises(ProtocolError, match="ascending places"):
-        count_pairs(plan(0.0), histories_of([[0, 2]]), state, GaussianNoise(seed=b"x"))
+        count_pairs(plan(0.0), histories_of([[0, 2]]), state, GaussianNoise(seed=b"x"), {})
+
+
+def weighted(plan: RunConfig) -> RunConfig:
+    return plan.model_copy(update={"collaboration": plan.collaboration.model_copy(update={"tail_weight": 0.5})})
+
+
+def test_weights_of_items_are_part_of_the_one_request_and_change_neither_bound_nor_price(
+    make_site, make_ladder_request, ladder
+) -> None:
+    site, config = make_site(), weighted(ladder)
+    plain, arrays = make_ladder_request(Kind.PAIRS)
+    priced = {}
+    for factor in (1.0, 2.0):
+        asked = arrays | {TAIL: np.linspace(1.0, 3.0 * factor, arrays[SELECTED].size).astype(np.float32)}
+        request = replace(plain, plan=config.model_dump_json(), model_digest=arrays_digest(asked))
+        priced[factor] = answer(site, Kind.PAIRS, request, asked).reply.refusal
+    assert priced == {1.0: "", 2.0: "round-changed"}
+    with site.open_ledger() as ledger:
+        assert [from_record(one) for one in ledger.spent()] == [GaussianRelease(2.0)]
+        (reserve,) = (record for record in ledger.records if record.type == "reserve")
+    assert reserve.number("sensitivity") == BOUND
+
+
+def test_weights_that_the_plan_does_not_mean_are_refused(make_site, make_ladder_request, ladder) -> None:
+    request, arrays = make_ladder_request(Kind.PAIRS)
+    spread = arrays | {TAIL: np.linspace(1.0, 200.0, arrays[SELECTED].size).astype(np.float32)}
+    for name, plan_of, asked in (("spread", weighted(ladder), spread), ("none", weighted(ladder), arrays),
+                                 ("unasked", ladder, spread)):  # fmt: skip
+        site = make_site(name)
+        named = replace(request, plan=plan_of.model_dump_json(), model_digest=arrays_digest(asked))
+        assert answer(site, Kind.PAIRS, named, asked).reply.refusal == "protocol"
+        with site.open_ledger() as ledger:
+            assert ledger.spent() == []
 
 
 def kinds(site) -> list[str]:

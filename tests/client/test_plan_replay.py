@@ -35,7 +35,8 @@ NUMBERS = {
 """Fields of the model that size or scale what others choose."""
 RANKING_ALONE = {"decision_rule", "decision_votes"}
 """Training uses the weighted sum whatever they are."""
-NAMED_OTHERWISE = {"fusion_layers": "layers", "text_encoder": "trains_encoder", "collaboration_weight": "pairs"}
+NAMED_OTHERWISE = {"fusion_layers": "layers", "text_encoder": "trains_encoder", "collaboration_weight": "pairs",
+                   "metric_weight": "metric"}  # fmt: skip
 
 
 def test_every_setting_of_a_model_that_chooses_code_is_part_of_its_shape() -> None:
@@ -86,7 +87,10 @@ class LoudLayer:
         return gradients_by_name(self.name).clipped_sum(model, user_loss, batch, 2.0 * max_grad_norm)
 
 
-@pytest.mark.parametrize("name", ["fusion gated", "tower sequence", "own media", "scope lora", "pairs of items"])
+@pytest.mark.parametrize(
+    "name",
+    ["fusion gated", "tower sequence", "own media", "scope lora", "pairs of items", "pairs of features"],
+)
 def test_a_step_that_bounds_a_user_by_too_much_is_caught_in_a_family(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,7 +68,7 @@ def test_what_waits_and_what_was_done_is_listed(make_site, make_request, config)
 def test_a_diary_that_a_crash_cut_short_is_read_as_far_as_it_goes(make_site, make_request):
     site = make_site()
     answer(site, Kind.POPULARITY, *make_request(0))
-    with site.diary_file.open("a") as stream:
+    with (site.root / "diary.jsonl").open("a") as stream:
         stream.write('{"run_id": "run-1", "rou')
     assert [work.kind for work in standing_of(site).works] == ["popularity"]
 

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import av
 import pytest
+from PIL import Image
 
 from mmrec_model import cli
 from mmrec_model.features.folder import open_bundle
@@ -72,6 +74,27 @@ def test_a_report_shows_what_the_manifest_says(run: Run, small_partner: Path, tm
     assert "estimated" not in out
 
 
+def test_films_are_read_by_as_many_frames_as_were_asked_for(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    for name in ("a", "b", "c"):
+        with av.open(str(tmp_path / "shop" / f"{name}.mov"), "w") as container:
+            stream = container.add_stream("png", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 32, 32, "rgb24"
+            for colour in (ord(name), 9, 99):
+                frame = av.VideoFrame.from_image(Image.new("RGB", (32, 32), (colour, 0, 0)))
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    rows = "".join(f"{name},{name},,{name}.mov\n" for name in "abc")
+    (tmp_path / "shop" / "items.csv").write_text(f"item_id,title,text,video\n{rows}")
+    encoders = {}
+    for frames in ((), ("--frames", "2")):
+        status, _, err = run("features", "build", "shop", "bundle", "--encoder", "text=off", *frames, "--overwrite")
+        assert status == 0, err
+        encoders[len(frames)] = open_bundle(tmp_path / "bundle").manifest["modalities"]["video"]["encoder"]
+    assert "8-frames" in encoders[0]["name"]
+    assert "2-frames" in encoders[2]["name"]
+
+
 def test_a_bundle_is_replaced_only_on_demand(run: Run, small_partner: Path, tmp_path: Path) -> None:
     assert run("features", "build", str(small_partner), "bundle", *PICTURES_ALONE)[0] == 0
     before = open_bundle(tmp_path / "bundle").digest
@@ -94,6 +117,8 @@ def test_a_bundle_is_replaced_only_on_demand(run: Run, small_partner: Path, tmp_
         (("--encoder", "text"), 2),
         (("--encoder", "text=off", "--encoder", "text=word2vec"), 2),
         (("--select", "guess"), 2),
+        (("--frames", "4"), 2),
+        (("--encoder", "audio=off", "--frames", "4"), 2),  # the catalogue has no film
         (("--select", "l1"), 1),  # the catalogue has no category
         (tuple(word for name in ("text", "image", "audio", "video") for word in ("--encoder", f"{name}=off")), 1),
     ],

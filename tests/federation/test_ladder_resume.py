@@ -21,7 +21,7 @@ from mmrec_model.config import ModelConfig, PrivacyConfig, RunConfig, TrainingCo
 from mmrec_model.config_ladder import CollaborationConfig, GateConfig
 from mmrec_model.errors import AdmissionError, FeatureError, ModelError
 from mmrec_model.features.folder import open_bundle, write_bundle
-from mmrec_model.protocol import ARRAYS, COMPARED, FIELDS, PAIRS, SCORER, SELECTED, Kind
+from mmrec_model.protocol import ACTIVITY, ARRAYS, CAP, COMPARED, FIELDS, PAIRS, SCORER, SELECTED, Kind
 from server.app import coordinate
 from server.checkpoint import Snapshot
 from server.journal import read_journal
@@ -30,7 +30,9 @@ from simulations.loopback import Channel, LoopbackGrid
 
 ITEMS, M = 12, 6
 USERS = {"be": 100, "fr": 300, "nl": 200}
-WAVES = (Kind.DESCRIBE, Kind.POPULARITY, Kind.PAIRS, Kind.SCORER, Kind.TRAIN, Kind.COMPARE, Kind.RECEIPT)
+WAVES = (
+    Kind.DESCRIBE, Kind.ACTIVITY, Kind.POPULARITY, Kind.PAIRS, Kind.SCORER, Kind.TRAIN, Kind.COMPARE, Kind.RECEIPT,
+)  # fmt: skip
 
 
 def tiny() -> ModuleType:
@@ -50,7 +52,13 @@ def plan(workspace: Path, *, minimum: int = 2, **changes: object) -> RunConfig:
         features=open_bundle(workspace / "features").spec,
         model=ModelConfig(collaboration_weight=0.3),
         training=TrainingConfig(rounds=1),
-        privacy=PrivacyConfig(epsilon=8.0, noise_multiplier=1.0, popularity_noise_multiplier=2.0),
+        privacy=PrivacyConfig(
+            epsilon=8.0,
+            noise_multiplier=1.0,
+            popularity_noise_multiplier=2.0,
+            activity_quantile=0.5,
+            activity_noise_multiplier=3.0,
+        ),
         collaboration=CollaborationConfig(items=M, noise_multiplier=2.0),
         gate=GateConfig(metric="mrr", noise_multiplier=0.5),
         minimum_cohort=minimum,
@@ -94,7 +102,8 @@ def events(workspace: Path, event: str) -> list[dict[str, object]]:
 
 def results(workspace: Path) -> dict[str, bytes]:
     folder = workspace / "coordinator"
-    return {name: (folder / name).read_bytes() for name in ("final.safetensors", "scorer.safetensors", "scorer.json")}
+    names = ("activity.json", "final.safetensors", "scorer.safetensors", "scorer.json")
+    return {name: (folder / name).read_bytes() for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +126,7 @@ def killed_at(message: int) -> Channel:
 
 def test_the_journal_names_every_wave_with_what_it_gave(undisturbed: Path) -> None:
     told = list(read_journal(undisturbed / "coordinator" / "run.jsonl"))
-    expected = ["described", "popularity", "pairs", "scorer", "round", "gate", "receipts", "finished"]
+    expected = ["described", "activity", "popularity", "pairs", "scorer", "round", "gate", "receipts", "finished"]
     assert [item["event"] for item in told] == expected
     (pairs,), (gate,) = events(undisturbed, "pairs"), events(undisturbed, "gate")
     assert pairs["items"] == M
@@ -140,6 +149,45 @@ def test_a_coordinator_killed_in_any_wave_makes_the_same_scorer_and_the_same_exp
     assert results(tmp_path) == results(undisturbed)
     assert len(events(tmp_path, "round")) == len(events(tmp_path, "popularity")) == 1
     assert len(events(tmp_path, "pairs")) == 1, "asked once, or again before it was made"
+    assert len(events(tmp_path, "activity")) == 1, "a second cap would be refused"
+
+
+def caps_of(requests: list[Message]) -> set[float]:
+    return {float(request.content.array_records[ARRAYS][CAP].numpy()[0]) for request in requests}
+
+
+def test_the_cap_that_activity_gives_is_the_one_that_popularity_is_asked_with(tmp_path: Path) -> None:
+    asked: list[Message] = []
+
+    def note(request: Message, reply: Message) -> list[Message]:
+        asked.extend([request] if request.metadata.message_type == Kind.POPULARITY else [])
+        return [reply]
+
+    run(tmp_path, note)
+    (told,) = events(tmp_path, "activity")
+    # equal buckets of 1, 2, 3, 4, 6, ... 20: the half is reached in the fifth of nine
+    assert caps_of(asked) == {told["cap"]} == {6}
+    assert json.loads((tmp_path / "coordinator" / "activity.json").read_text())["cap"] == 6
+    assert told["noise"] == pytest.approx(3.0 * 3**0.5)
+
+
+@pytest.mark.parametrize("spoil", ["", "{", '{"cap": 21, "plan_digest": "PLAN"}', '{"cap": 3, "plan_digest": "other"}'])
+def test_a_damaged_cap_or_one_of_another_plan_is_chosen_again(spoil: str, tmp_path: Path, undisturbed: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, killed_at(3 * WAVES.index(Kind.POPULARITY) + 1))
+    file = tmp_path / "coordinator" / "activity.json"
+    digest = json.loads(file.read_text())["plan_digest"]
+    file.write_text(spoil.replace("PLAN", digest))
+    run(tmp_path)
+    assert results(tmp_path) == results(undisturbed)
+    assert len(events(tmp_path, "activity")) == 2
+
+
+def test_too_little_activity_leaves_the_plans_cap_for_the_whole_run(tmp_path: Path) -> None:
+    bad = np.full(9, np.nan, np.float32)
+    run(tmp_path, faulty(Kind.ACTIVITY, ACTIVITY, bad), minimum=3)
+    (told,) = events(tmp_path, "activity")
+    assert (told["cap"], told["counts"], told["rejected"]) == (20, None, {"non_finite": 1})
 
 
 def test_a_finished_run_started_again_changes_nothing(tmp_path: Path, undisturbed: Path) -> None:
@@ -193,6 +241,8 @@ def faulty(kind: Kind, name: str, value: np.ndarray) -> Channel:
 
 
 FAULTS = {
+    "too many users": (Kind.ACTIVITY, ACTIVITY, np.full(9, 1e5, np.float32), "norm"),
+    "another number of buckets": (Kind.ACTIVITY, ACTIVITY, np.zeros(8, np.float32), "wrong_shape"),
     "a number that is none": (Kind.PAIRS, PAIRS, np.full(M * (M + 1) // 2, np.nan, np.float32), "non_finite"),
     "huge pairs": (Kind.PAIRS, PAIRS, np.full(M * (M + 1) // 2, 1e5, np.float32), "norm"),
     "a matrix": (Kind.PAIRS, PAIRS, np.zeros((M, M), np.float32), "wrong_shape"),
@@ -207,7 +257,7 @@ FAULTS = {
 def test_a_bad_reply_of_the_ladder_is_counted_and_not_used(fault: str, tmp_path: Path) -> None:
     kind, name, value, reason = FAULTS[fault]
     run(tmp_path, faulty(kind, name, value))
-    event = {Kind.PAIRS: "pairs", Kind.SCORER: "scorer", Kind.COMPARE: "gate"}[kind]
+    event = {Kind.ACTIVITY: "activity", Kind.PAIRS: "pairs", Kind.SCORER: "scorer", Kind.COMPARE: "gate"}[kind]
     (told,) = events(tmp_path, event)
     assert told["rejected"] == {reason: 1}
     assert told["accepted"] == ["be", "nl"]

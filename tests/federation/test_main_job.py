@@ -55,6 +55,22 @@ def test_the_run_leaves_everything_that_is_promised(finished: Path) -> None:
     assert all(partner.bytes_up > 0 and partner.seconds > 0 for partner in record.partners)
 
 
+def test_the_gain_of_joining_is_the_same_in_every_file(finished: Path) -> None:
+    record = read_run(finished)
+    quality = json.loads((finished / "quality.json").read_bytes())["partners"]
+    gains = {}
+    for partner in record.partners:
+        assert partner.metrics is not None
+        assert partner.alone is not None
+        gains[partner.name] = partner.metrics.ndcg_at_10 - partner.alone.metrics.ndcg_at_10
+    assert {one["name"]: one["gain"] for one in quality["each"]} == pytest.approx(gains)
+    assert record.alone.worst == pytest.approx(min(gains.values()))
+    assert record.alone.mean == pytest.approx(sum(gains.values()) / 2)
+    assert record.alone.better == sum(gain > 0 for gain in gains.values())
+    assert record.alone.low <= record.alone.difference <= record.alone.high
+    assert "Gain of joining" in (finished / "report.html").read_text()
+
+
 def test_adaptive_clipping_costs_the_same_and_its_clip_is_on_record(data: Path, finished: Path, tmp_path: Path) -> None:
     common = ("--partners", "2", "--rounds", "3", "--seed", "5", "--delta", "1e-3", "--clipping", "adaptive")
     run(data, tmp_path / "out", *common)

@@ -29,10 +29,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.common.serde import message_to_proto
 
 from client import comparison, measurement, training
+from client import lengths as client_lengths
 from client import pairs as client_pairs
 from client.app import app as client_app
 from client.charge import RELEASES
 from client.site import Site
+from mmrec_model.activity import bucket_edges, chosen_cap
 from mmrec_model.canonical import canonical_json
 from mmrec_model.collaboration.estimate import select_items
 from mmrec_model.collaboration.pairs import sum_pairs, triangle_size
@@ -52,7 +54,9 @@ from mmrec_model.privacy.noise import GaussianNoise
 from mmrec_model.privacy.records import Record
 from mmrec_model.privacy.witness import witness_size
 from mmrec_model.protocol import (
+    ACTIVITY,
     ARRAYS,
+    CAP,
     CLIP,
     CLIP_SHARE,
     COMPARED,
@@ -97,6 +101,7 @@ class Known:
     counts: list[np.ndarray] = field(default_factory=list)
     metric_sums: list[np.ndarray] = field(default_factory=list)
     ranks: list[np.ndarray] = field(default_factory=list)
+    buckets: list[np.ndarray] = field(default_factory=list)
     pair_sums: list[np.ndarray] = field(default_factory=list)
     triangles: list[np.ndarray] = field(default_factory=list)
     compared: list[np.ndarray] = field(default_factory=list)
@@ -155,11 +160,12 @@ def arrays_of(message: Message) -> Arrays:
 
 
 def plan(workspace: Path, clipping: str) -> RunConfig:
-    """With flat clipping a plan without pairs and gate, with adaptive clipping one with every rung of the ladder."""
+    """With flat clipping no more than training needs, with adaptive clipping every release that a plan may have."""
     ladder = clipping == "adaptive"
     privacy = PrivacyConfig(
-        epsilon=8.0, delta=1e-4, noise_multiplier=1.5, popularity_noise_multiplier=3.0, max_grad_norm=0.05
-    )
+        epsilon=8.0, delta=1e-4, noise_multiplier=1.5, popularity_noise_multiplier=3.0, max_grad_norm=0.05,
+        activity_quantile=0.5 if ladder else 0.0, activity_noise_multiplier=6.0 if ladder else 0.0,
+    )  # fmt: skip
     return RunConfig(
         run_id="wire",
         seed=0,
@@ -277,8 +283,12 @@ def spy(known: Known, patch: pytest.MonkeyPatch) -> None:
 
 
 def spy_ladder(known: Known, patch: pytest.MonkeyPatch) -> None:
-    """The same of the releases of pairs and rungs."""
-    vectors = comparison.user_vectors
+    """The same of the releases of activity, pairs and rungs."""
+    vectors, lengths = comparison.user_vectors, vars(client_lengths)["bucket_users"]
+
+    def bucketed(*values: Any) -> Any:
+        known.buckets.append(lengths(*values))
+        return known.buckets[-1].copy()
 
     def paired(histories: Iterable[np.ndarray], *values: Any, **named: Any) -> Any:
         everyone = list(histories)
@@ -290,6 +300,7 @@ def spy_ladder(known: Known, patch: pytest.MonkeyPatch) -> None:
         known.compared.append(vectors(*values, **named))
         return known.compared[-1]
 
+    patch.setattr(client_lengths, "bucket_users", bucketed)
     patch.setattr(client_pairs, "sum_pairs", paired)
     patch.setattr(comparison, "user_vectors", compared)
 
@@ -421,7 +432,8 @@ def answered(tape: Tape, kind: Kind) -> list[Message]:
 
 def test_the_recording_holds_a_whole_federation(tape: Tape) -> None:
     kinds = [Kind(request.metadata.message_type) for request, _ in tape.messages]
-    first = (Kind.DESCRIBE, Kind.POPULARITY, *((Kind.PAIRS, Kind.SCORER) if has_ladder(tape) else ()))
+    activity = (Kind.ACTIVITY,) if has_ladder(tape) else ()
+    first = (Kind.DESCRIBE, *activity, Kind.POPULARITY, *((Kind.PAIRS, Kind.SCORER) if has_ladder(tape) else ()))
     rounds = (Kind.TRAIN, Kind.TRAIN, Kind.EVALUATE, Kind.TRAIN)
     last_kinds = (*((Kind.COMPARE,) if has_ladder(tape) else ()), Kind.EVALUATE, Kind.RECEIPT)
     assert kinds == [kind for kind in (*first, *rounds, *last_kinds) for _ in USERS]
@@ -435,6 +447,7 @@ def test_the_recording_holds_a_whole_federation(tape: Tape) -> None:
     compared = len(rungs_of(tape.config)) * len(USERS) if has_ladder(tape) else 0
     assert len(known.metric_sums) == len(known.ranks) - compared == 2 * len(USERS)
     assert len(known.compared) == compared
+    assert len(known.buckets) == (len(USERS) if has_ladder(tape) else 0)
     assert len(known.pair_sums) == (len(USERS) if has_ladder(tape) else 0)
 
 
@@ -442,14 +455,15 @@ def schema(kind: Kind, config: RunConfig) -> dict[str, tuple[int, ...]]:
     """The arrays that a reply of a kind may hold, from the contract and the model."""
     if kind in FREE:
         return {}
-    if kind is Kind.POPULARITY:
-        return {"counts": (config.features.items,)}
-    if kind is Kind.EVALUATE:
-        return {METRICS: (len(config.evaluation.metrics) + 1,)}
-    if kind is Kind.PAIRS:
-        return {PAIRS: (triangle_size(PAIR_ITEMS),)}
-    if kind is Kind.COMPARE:
-        return {COMPARED: (len(rungs_of(config)) + 1,)}
+    fixed = {
+        Kind.ACTIVITY: {ACTIVITY: (len(bucket_edges(config.privacy.popularity_cap)),)},
+        Kind.POPULARITY: {"counts": (config.features.items,)},
+        Kind.EVALUATE: {METRICS: (len(config.evaluation.metrics) + 1,)},
+        Kind.PAIRS: {PAIRS: (triangle_size(PAIR_ITEMS),)},
+        Kind.COMPARE: {COMPARED: (len(rungs_of(config)) + 1,)},
+    }
+    if kind in fixed:
+        return fixed[kind]
     witness = {WITNESS: (witness_size(config),)} if witness_size(config) else {}
     share = {CLIP_SHARE: (1,)} if config.privacy.clipping == "adaptive" else {}
     return {name: array.shape for name, array in initial_state(config).items()} | witness | share
@@ -481,6 +495,43 @@ def test_a_training_request_carries_the_trained_arrays_the_prior_and_the_clip_if
     assert len(clips) == (ROUNDS if adaptive else 0), "the clip moves in every round"
 
 
+def test_the_cap_that_the_partners_get_is_made_of_the_activity_that_they_released(tape: Tape) -> None:
+    released = [arrays_of(reply)[ACTIVITY].astype(np.float64) for reply in answered(tape, Kind.ACTIVITY)]
+    caps = [arrays_of(request) for request in asked(tape, Kind.POPULARITY)]
+    if not has_ladder(tape):
+        assert released == []
+        assert caps == [{}] * len(USERS)
+        return
+    noise = 6.0 * np.sqrt(len(USERS))
+    expected = chosen_cap(np.sum(released, axis=0), tape.config.privacy, noise=float(noise))
+    assert expected < tape.config.privacy.popularity_cap, "histories are shorter than the plan's cap"
+    assert [{name: float(array[0]) for name, array in one.items()} for one in caps] == [{CAP: expected}] * len(USERS)
+
+
+def test_no_number_of_users_of_a_length_before_the_noise_is_in_any_byte(tape: Tape) -> None:
+    content = tape.up
+    for counts in tape.known.buckets:
+        assert not any(form in content for form in pairs(counts[counts > 0.0]))
+        assert leaks(content, [float(count) for count in counts if count > 100.0], tape.said) == []
+    released = [arrays_of(reply)[ACTIVITY] for reply in answered(tape, Kind.ACTIVITY)]
+    noise = np.array([given - exact for given, exact in zip(released, tape.known.buckets, strict=True)])
+    # 27 numbers of deviation 6
+    assert noise.size == 0 or 3.5 < noise.std() < 9.0
+
+
+def test_no_figure_of_whom_a_bound_cut_is_in_any_byte(tape: Tape) -> None:
+    content = tape.up
+    for site in tape.sites:
+        cuts = [entry["cut"] for entry in site.noted() if "cut" in entry]
+        assert len(cuts) == (2 if has_ladder(tape) else 1) + ROUNDS
+        assert any(sum(one["cut"]) for one in cuts), "the clip is tight"
+        for figures in (one[name] for one in cuts for name in ("users", "cut") if sum(one[name])):
+            assert json.dumps(figures).encode() not in content
+            for dtype in ("<i4", "<i8", "<f4", "<f8"):
+                assert np.array(figures, dtype).tobytes() not in content
+    assert b'"cut"' not in content
+
+
 def test_the_scorer_that_the_partners_get_is_made_of_what_they_released_and_of_nothing_else(tape: Tape) -> None:
     workspace = tape.sites[0].root.parents[1]
     counted = [arrays_of(request) for request in asked(tape, Kind.PAIRS)]
@@ -494,7 +545,7 @@ def test_the_scorer_that_the_partners_get_is_made_of_what_they_released_and_of_n
     replies = {str(reply.content.config_records[FIELDS]["partner"]): reply for reply in answered(tape, Kind.PAIRS)}
     released = np.sum([arrays_of(replies[name])[PAIRS].astype(np.float64) for name in sorted(USERS)], axis=0)
     noise = 4.0 * np.sqrt(len(USERS))
-    scorer, _ = collaboration.make_scorer(tape.config, workspace / "features", selected, released, noise)
+    scorer, _ = collaboration.make_scorer(tape.config, workspace / "features", selected, released, noise, prior)
     assert set(scorer) == {SCORER, SELECTED}
     assert [arrays_digest(arrays) for arrays in sent] == [arrays_digest(scorer)] * len(USERS)
     for request in (*asked(tape, Kind.TRAIN), *asked(tape, Kind.COMPARE), *asked(tape, Kind.EVALUATE)):
@@ -712,7 +763,7 @@ def test_every_array_that_left_was_reserved_before_and_committed_with_its_digest
             assert ledger.dangling() == []
             assert len(ledger.spent()) == len(replies)
             assert merge(map(from_record, ledger.spent())) == merge(plan_events(tape.config))
-    assert priced == len(USERS) * (1 + ROUNDS + 2 + (2 if has_ladder(tape) else 0))
+    assert priced == len(USERS) * (1 + ROUNDS + 2 + (3 if has_ladder(tape) else 0))
 
 
 def test_every_ledger_ends_with_the_countersignature_of_all_that_was_charged(tape: Tape) -> None:

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from mmrec_model.collaboration.popularity import popularity_prior
 from mmrec_model.errors import ModelError
-from server.aggregation import ServerOptimizer, popularity_prior, sum_arrays, weighted_mean
+from server.aggregation import ServerOptimizer, sum_arrays, weighted_mean
 
 FLOATS = st.floats(-100.0, 100.0, width=32)
 WEIGHTS = st.floats(1.0, 1e6)

@@ -153,3 +153,22 @@ def test_a_site_knows_where_the_encoders_of_its_users_media_lie(profiled: Path, 
     site = Site.open(next((tmp_path / "out" / "sites").iterdir()))
     assert (site.config.text_encoder, site.config.image_encoder) == ("embedded", "embedded")
     assert len(list((site.root / "data" / "faces").iterdir())) < 30
+
+
+def test_finishing_refuses_every_option_that_the_plan_of_the_folder_has_decided(
+    small_partner: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    prepared(small_partner, out)
+    app = typer.Typer()
+    register(app)
+    result = CliRunner().invoke(app, ["--out", str(out), "--finish", "--fusion", "gated", "--rounds", "3", "--no-gate"])
+    assert result.exit_code == 2
+    assert "--fusion, --gate, --rounds" in result.output
+    assert "--out" not in result.output.partition("Error")[2]
+
+
+def test_preparing_refuses_a_door_that_nothing_goes_through(small_partner: Path, tmp_path: Path) -> None:
+    result = simulate(small_partner, tmp_path / "out", "--prepare", "--engine", "loopback")
+    assert (result.exit_code, "--engine" in result.output) == (2, True)
+    assert not (tmp_path / "out").exists()

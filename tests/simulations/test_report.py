@@ -17,7 +17,7 @@ from mmrec_model.errors import DataError
 from mmrec_model.privacy.noise import SEEDED_SOURCE, SYSTEM_SOURCE
 from simulations.figures import learning_curve
 from simulations.report import write_report
-from simulations.report_content import fusion_sentence, result_sentence, systems, verdict_kind
+from simulations.report_content import floor_for_partners, fusion_sentence, result_sentence, systems, verdict_kind
 from simulations.report_numbers import ABSENT, delta_in_words, human_bytes, human_seconds, plain_delta, signed
 from simulations.run_record import RunRecord, as_json, parse_run, read_run, write_run
 
@@ -49,7 +49,9 @@ def ladder(*, private: bool) -> dict[str, Any]:
         "rungs": {name: {"test": metrics(value), "released": released[name]} for name, value in values.items()},
         "reasons": ["Pairs get 80% of the budget."],
         "pair_items": 1007,
+        "pair_dims": 0,
         "modalities": {"text": 0.026, "image": 0.0},
+        "popularity_cap": 20,
     }
 
 
@@ -69,7 +71,7 @@ def made_up_run(*, partners: int = 7, rounds: int = 12, private: bool = True) ->
         {"type": "sampled_gaussian", "sample_rate": 0.2, "noise_multiplier": 1.4, "steps": rounds},
     ]
     return {
-        "schema": 3,
+        "schema": 4,
         "command": "mmrec simulate --data wines --epsilon 8 --rounds 12 --seed 7 --out out",
         "version": {"mmrec": "0.1.0", "python": "3.11.2", "torch": "2.11.0", "flwr": "1.41.0", "opacus": "1.6.0"},
         "config": config.model_dump(mode="json"),
@@ -130,6 +132,17 @@ def made_up_run(*, partners: int = 7, rounds: int = 12, private: bool = True) ->
             "low": 0.0022,
             "high": 0.0060,
         },
+        "alone": {
+            "metric": "ndcg_at_10",
+            "partners": partners,
+            "better": min(partners, 5),
+            "mean": 0.0093,
+            "worst": -0.0121,
+            "difference": 0.0102,
+            "low": 0.0061,
+            "high": 0.0144,
+            "left_out": {"ease": "25,000 items, of at most 20,000 all pairs are compared"},
+        },
         "rounds": [
             {
                 "round": number,
@@ -186,6 +199,9 @@ def partner(number: int, epsilon: float | None) -> dict[str, Any]:
         "seconds": 31.4,
         "metrics": None if number == 4 else metrics(level),
         "floor_metrics": {"free_content": metrics(level * (0.7 + 0.1 * (number % 5)))},
+        "alone": None
+        if number == 4
+        else {"system": ("free_content_with_prior", "ease")[number % 2], "validation": {}, "metrics": metrics(0.06)},
     }
 
 
@@ -391,6 +407,26 @@ def test_worst_partner_data_facts_cost_and_way_back_are_on_the_page(tmp_path: Pa
         assert part in found.words
 
 
+def test_every_partner_stands_beside_what_it_has_alone(tmp_path: Path) -> None:
+    _, found = page(made_up_run(), tmp_path)
+    for part in (
+        f"0.0600 free content {signed(-0.01)}",
+        "0.0600 own EASE",
+        f"gives 5 of 7 partners more: ndcg@10 +0.0093 on average over partners, {signed(-0.0121)} at the worst",
+        "+0.0102, 95 % interval +0.0061 to +0.0144, which lies above zero",
+        "EASE was left out (25,000 items",
+    ):
+        assert part in found.words
+
+
+def test_partners_stand_beside_the_best_floor_where_it_was_measured(tmp_path: Path) -> None:
+    run = made_up_run()
+    assert floor_for_partners(RunRecord.model_validate_json(json.dumps(run))) == "free_content"
+    for one in run["partners"]:
+        one["floor_metrics"]["free_content_with_prior"] = metrics(0.07)
+    assert "at or above Free content + popularity prior at" in page(run, tmp_path)[1].words
+
+
 def test_a_released_figure_stands_with_its_error_beside_the_one_without_noise(tmp_path: Path) -> None:
     _, found = page(made_up_run(), tmp_path / "a")
     for part in (
@@ -515,3 +551,15 @@ def test_without_a_figure_the_page_says_that_the_floor_was_exported(tmp_path: Pa
     assert "released no figure for the gate, so the floor was exported" in page(values, tmp_path)[0]
     values["ladder"]["metric"] = None
     assert "had no gate" in page(values, tmp_path)[0]
+
+
+def test_the_page_names_the_cap_that_activity_gave_and_none_without_a_quantile(tmp_path: Path) -> None:
+    values = made_up_run()
+    assert "Popularity counted" not in page(values, tmp_path)[0]
+    del values["ladder"]["popularity_cap"]
+    assert parse_run(values).ladder.popularity_cap is None, "a record from before the field"
+    values["ladder"]["popularity_cap"] = 11
+    values["config"]["privacy"]["activity_quantile"] = 0.9
+    found = page(values, tmp_path)[0]
+    assert "Popularity counted 11 distinct items of a user at most" in found
+    assert "puts 90% of them within that, and the plan allows 20." in found

@@ -14,6 +14,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from mmrec_model.activity import bucket_edges
 from mmrec_model.collaboration.pairs import triangle_size
 from mmrec_model.config import RunConfig
 from mmrec_model.ladder import rungs_of
@@ -21,7 +22,7 @@ from mmrec_model.privacy.heads import Head, sign_growth, sign_head
 from mmrec_model.privacy.keys import SigningKey
 from mmrec_model.privacy.merkle import MerkleTree
 from mmrec_model.privacy.witness import expected_deviation, witness_size
-from mmrec_model.protocol import ARRAYS, COMPARED, FIELDS, PAIRS, PROTOCOL_VERSION, WITNESS, Kind
+from mmrec_model.protocol import ACTIVITY, ARRAYS, COMPARED, FIELDS, PAIRS, PROTOCOL_VERSION, WITNESS, Kind
 
 app = ClientApp()
 
@@ -36,6 +37,9 @@ def answer(message: Message, context: Context) -> Message:
     if kind == Kind.POPULARITY:
         items = json.loads(request["plan"])["features"]["items"]
         arrays = {"counts": draw.poisson(np.arange(items) * users / 20).astype(np.float32)}
+    elif kind == Kind.ACTIVITY:
+        width = len(bucket_edges(json.loads(request["plan"])["privacy"]["popularity_cap"]))
+        arrays = {ACTIVITY: (users / width + draw.normal(size=width)).astype(np.float32)}
     elif kind == Kind.PAIRS:
         items = json.loads(request["plan"])["collaboration"]["items"]
         arrays = {PAIRS: (20.0 + draw.normal(size=triangle_size(items))).astype(np.float32)}
@@ -100,6 +104,7 @@ def own_site(context: Context) -> Path:
 
 app.query("describe")(answer)
 app.query("receipt")(answer)
+app.train("activity")(answer)
 app.train("popularity")(answer)
 app.train("pairs")(answer)
 app.query("scorer")(answer)

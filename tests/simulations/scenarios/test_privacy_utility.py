@@ -19,6 +19,7 @@ from simulations.scenarios import rival_runs
 from simulations.scenarios.cell_assessment import user_order
 from simulations.scenarios.grid_record import CellFile, ColdRecord, Estimate, Traffic, read_cell, read_grid
 from simulations.scenarios.rival_record import RivalFile
+from simulations.scenarios.utility_figures import label
 from simulations.scenarios.utility_findings import values_of
 from simulations.scenarios.utility_goals import goals_of
 from simulations.scenarios.utility_page import render_utility, words
@@ -181,6 +182,31 @@ def test_train_items_alone_change_the_input_and_not_the_candidates(shop: Path) -
     assert alone.rows.sum() == usual.rows.sum() - USERS
 
 
+def test_rivals_that_learn_by_gradients_stand_in_the_record_the_figure_and_the_page(
+    shop: Path, grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(grid, out)
+    monkeypatch.setenv("MMREC_CACHE", str(shop.parent / "vectors"))
+    names = ("bpr_mf", "lightgcn", "vbpr")
+    more = ("--delta", "1e-3", "--partners", str(LOCAL), "--rivals", ",".join(names), *FIRST)
+    done = simulate(shop, out, *more)
+    assert done.exit_code == 0, done.output + repr(done.exception)
+    record = read_grid(out, UtilityGrid)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    figure = page[page.index("<svg") : page.index("</svg>")]
+    for name in names:
+        (entry,) = (one for one in record.findings.systems if one.system == name)
+        (found,) = (one for one in record.findings.rivals if one.name == name)
+        assert len(found.trials) == 8
+        assert entry.validation == max(trial.ndcg_at_10 for trial in found.trials)
+        assert entry.train_items_alone is not None
+        assert entry.train_items_alone.value != entry.ndcg.value
+        assert label(name) in figure
+        assert page.count(label(name)) >= 3, "the figure, the table, and how it was found"
+    assert "train items alone" in page
+
+
 def test_more_seeds_test_a_rival_again_without_another_search(
     shop: Path, grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +220,7 @@ def test_more_seeds_test_a_rival_again_without_another_search(
     noised = RivalFile.model_validate_json((out / "rivals" / "popularity_dp_epsilon-1_noise-local.json").read_bytes())
     assert set(noised.test_ranks) == {"0", "1"}
     assert noised.test_ranks["0"] != noised.test_ranks["1"]
+    assert noised.train_items_alone is not None
     assert noised.record.seeds == [0, 1, 2]
     fixed = RivalFile.model_validate_json((out / "rivals" / "ease.json").read_bytes())
     assert set(fixed.test_ranks) == {"0"}
@@ -232,9 +259,9 @@ def entry(system: str, kind: str, epsilon: str | None, noise: str | None, value:
     )  # fmt: skip
 
 
-def paired(difference: float, p_holm: float) -> PairedTest:
+def paired(difference: float, p_holm: float, epsilon: str = "8") -> PairedTest:
     return PairedTest(
-        epsilon="8", noise="local", other="x", difference=difference, low=0.0, high=0.0, p=p_holm, p_holm=p_holm
+        epsilon=epsilon, noise="local", other="x", difference=difference, low=0.0, high=0.0, p=p_holm, p_holm=p_holm
     )
 
 
@@ -255,17 +282,21 @@ def test_goals_are_shares_of_ease_and_times_chance() -> None:
     ) -> list[bool | None]:
         return [goal.met for goal in goals_of([ease, *systems], [rung], list(tests), list(colds))]
 
+    exported = entry("exported", "exported", "8", "local", 0.0565)
     nothing = met()
     assert nothing == [None] * 12 + [False], "only the messages were measured, and one is too large"
     at_8 = met(entry("exported", "exported", "8", "local", 0.1131))
     assert at_8[2:4] == [True, True]
+    (share, _) = (one for one in goals_of([ease, exported], [rung], [], []) if one.found and "EASE" in one.text)
+    assert (share.found, share.wanted) == (pytest.approx(0.5), 1.0)
     assert met(entry("exported", "exported", "8", "local", 0.1129))[2:4] == [False, False]
     assert met(entry("exported", "exported", "4", "local", 0.1071))[4:6] == [True, True]
     assert met(entry("exported", "exported", "1", "local", 0.0949))[6:8] == [False, False]
     assert met(entry("exported", "exported", "inf", "local", 0.1244))[:2] == [True, True]
-    assert met(tests=(paired(0.01, 0.01), paired(0.0, 0.3)))[8:10] == [True, False]
+    assert met(tests=(paired(0.01, 0.01), paired(0.0, 0.3)))[8:10] == [None, False]
     assert met(tests=(paired(0.01, 0.01), paired(-0.001, 0.01)))[8:10] == [False, False]
-    assert met(tests=(paired(0.01, 0.01),))[8:10] == [True, True]
+    assert met(tests=(paired(0.01, 0.01),))[8:10] == [None, None], "one price is not every price"
+    assert met(tests=tuple(paired(0.01, 0.01, one) for one in ("inf", "8", "4", "2", "1")))[8:10] == [True, True]
     assert met(colds=(cold,))[10:12] == [True, None]
     own = cold.model_copy(update={"systems": {"exported": cold.systems["new_places"]}})
     assert met(colds=(own,))[10:12] == [None, True]
