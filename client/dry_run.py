@@ -121,8 +121,8 @@ def rehearse(site: Site, config: RunConfig, round_number: int, release: str, sta
         config: the plan.
         round_number: of the plan.
         release: `activity`, `popularity`, `pairs`, `train`, `evaluate` or `compare`.
-        state: what the request will carry; empty where it carries nothing. The scorer of a plan with pairs is the one that the
-            coordinator sent.
+        state: what the request will carry; empty where it carries nothing. The scorer of a plan with pairs is the one
+            that the coordinator sent.
 
     Raises:
         UsageError: the plan has no such release in that round, or the release needs a state.
