@@ -131,10 +131,11 @@ def committed_event(config: RunConfig, *, noise_multiplier: float, steps: int | 
     return SampledGaussian(config.training.sample_rate, noise_multiplier, steps)
 
 
-def approve_plan(ledger: Ledger, site: Site, config: RunConfig) -> None:
+def approve_plan(ledger: Ledger, site: Site, config: RunConfig, *, rehearsed: bool = False) -> None:
     """Write the run's plan if it is new and its whole price fits into what is left of the budget.
 
-    The code that runs is checked first, also in the middle of a run: it may have been replaced since the last round.
+    A run that begins ends the one before, whose replies are forgotten; a dry run ends none. Replies that never left are
+    kept. The code that runs is checked first, also in the middle of a run: it may have been replaced since.
 
     Raises:
         PolicyRefusal: `self-test` if the installed package fails its own test; `budget` if the plan does not fit;
@@ -150,32 +151,40 @@ def approve_plan(ledger: Ledger, site: Site, config: RunConfig) -> None:
     spent = tuple(from_record(mechanism) for mechanism in ledger.spent())
     total = price(spent + events, delta)
     if total > site.policy.max_epsilon and not site.policy.allow_without_privacy:
-        raise PolicyRefusal(
-            "budget",
-            f"with this run the data set would have spent epsilon {total:.4f} at delta {delta:g}, "
-            f"the budget is {site.policy.max_epsilon:g}",
-            remedy="Plan fewer rounds or more noise",
-        )
-    outbox.clear(site.outbox)
+        raise over_budget(total, delta, site.policy.max_epsilon)
+    if not rehearsed:
+        outbox.clear(site.outbox, but={record.hash for record in ledger.dangling()})
     ledger.append(RecordType.PLAN, _plan_body(config, events, site.config.users))
 
 
+def over_budget(total: float, delta: float, limit: float) -> PolicyRefusal:
+    """The refusal of a plan with which the data set would have spent `total`."""
+    return PolicyRefusal(
+        "budget",
+        f"with this run the data set would have spent epsilon {total:.4f} at delta {delta:g}, the budget is {limit:g}",
+        remedy="Plan fewer rounds or more noise",
+    )
+
+
 def find_reserve(ledger: Ledger, charge: Charge) -> Record | None:
-    """The last reserve of the same release of the same round of the same run, or None.
+    """The last reserve of the same release of the same round of the same run and state, or None.
+
+    One for another state counts only once it was committed: before, nothing was answered under it.
 
     Raises:
-        PolicyRefusal: `round-changed` if that round was reserved for another global state.
+        PolicyRefusal: `round-changed` if that round was answered for another global state.
     """
     for record in reversed(ledger.records):
         same = record.type == RecordType.RESERVE and record.text("run_id") == charge.run_id
         same = same and record.text("kind") == charge.release
         if same and record.whole("round") == charge.round:
-            if record.maybe_text("model_digest") != charge.model_digest:
+            if record.maybe_text("model_digest") == charge.model_digest:
+                return record
+            if record.hash not in ledger.history.dangling:
                 raise PolicyRefusal(
                     "round-changed", f"round {charge.round} was answered for another global state",
                     remedy="Resume the run from the coordinator's own snapshot",
                 )  # fmt: skip
-            return record
     return None
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from client import operation_cli
 from client.founding_cli import register_founding
 from mmrec_model.errors import PrivacyError, UsageError
 
@@ -24,12 +25,14 @@ def register_self_test(app: typer.Typer) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the group `mmrec site`."""
-    group = typer.Typer(no_args_is_help=True, help="A partner's site: its founding, its keys, whom its bounds cut.")
+    group = typer.Typer(no_args_is_help=True, help="A partner's site: founding, approvals, budget, bounds, keys.")
     register_founding(group)
     group.command("rotate-key")(rotate_key)
     group.command("server-key")(server_key)
     group.command("activity")(activity)
     group.command("home")(home)
+    for name, command in operation_cli.COMMANDS:
+        group.command(name)(command)
     app.add_typer(group, name="site")
 
 

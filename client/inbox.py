@@ -42,6 +42,15 @@ def keep_scorer(folder: Path, arrays: Arrays, config: RunConfig) -> None:
     write_atomically(folder / _FILE, save(arrays))
 
 
+def kept_scorer(folder: Path) -> Arrays:
+    """`scorer` and `selected` as they lie here, whatever their digest; nothing without a readable file."""
+    try:
+        arrays: Arrays = load((folder / _FILE).read_bytes())
+    except (OSError, SafetensorError):
+        arrays = {}
+    return arrays
+
+
 def find_scorer(folder: Path, digest: str) -> Arrays:
     """The arrays as they were sent; nothing for an empty digest.
 
@@ -50,10 +59,7 @@ def find_scorer(folder: Path, digest: str) -> Arrays:
     """
     if not digest:
         return {}
-    try:
-        arrays: Arrays = load((folder / _FILE).read_bytes())
-    except (OSError, SafetensorError):
-        arrays = {}
+    arrays = kept_scorer(folder)
     if arrays_digest(arrays) != digest:
         raise ProtocolError(
             f"this site does not have the scorer {digest[:12]} that the request names", remedy="Send it first"

@@ -13,11 +13,21 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from mmrec_model.privacy.files import create_file
+from mmrec_model.privacy.files import create_file, file_faults
 from mmrec_model.privacy.keys import KEY_MODE
 
 NODE_KEY: Final = "node.key"
 NODE_PUBLIC_KEY: Final = "node.pub"
+
+
+def destroy_node_key(root: Path) -> None:
+    """Destroy the private half, if there is one: the site's node can no longer log in.
+
+    Raises:
+        LedgerFault: `FILE` if it cannot be removed.
+    """
+    with file_faults(root / NODE_KEY):
+        (root / NODE_KEY).unlink(missing_ok=True)
 
 
 def create_node_key(root: Path, name: str) -> str:

@@ -7,6 +7,7 @@ been charged and is the same.
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class Finished:
         steps: private steps taken.
         rng: source of the noise.
         sensitivity: L2 bound of one user's contribution, read back likewise; None without noise.
+        origin: digest of the code and the data that made it; empty before it is kept.
     """
 
     arrays: Arrays
@@ -37,6 +39,7 @@ class Finished:
     steps: int
     rng: str
     sensitivity: float | None
+    origin: str = ""
 
 
 def keep(folder: Path, reserve: str, finished: Finished) -> None:
@@ -52,6 +55,7 @@ def keep(folder: Path, reserve: str, finished: Finished) -> None:
         "steps": finished.steps,
         "rng": finished.rng,
         "sensitivity": finished.sensitivity,
+        "origin": finished.origin,
         "digest": arrays_digest(finished.arrays),
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in finished.arrays.items()}
@@ -74,18 +78,25 @@ def find(folder: Path, reserve: str) -> Finished | None:
         if arrays_digest(arrays) != facts["digest"]:
             raise ValueError("the arrays are not those that were stored")
         bound = None if facts["sensitivity"] is None else float(facts["sensitivity"])
-        return Finished(arrays, from_record(facts["event"]), int(facts["steps"]), str(facts["rng"]), bound)
+        made = from_record(facts["event"]), int(facts["steps"]), str(facts["rng"]), bound, str(facts["origin"])
+        return Finished(arrays, *made)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise LedgerError(
             f"the stored reply {path.name} is damaged", remedy="Delete it; its cost stays spent"
         ) from error
 
 
-def clear(folder: Path) -> None:
-    """Forget all stored replies; called when another run begins."""
+def clear(folder: Path, *, but: Container[str]) -> None:
+    """Forget stored replies; called when another run begins.
+
+    Args:
+        folder: the site's outbox.
+        but: hashes of the reserves whose replies never left, and are kept.
+    """
     for pattern in ("*.safetensors", ".*.safetensors.*"):  # the second: what a kill during a write leaves behind
         for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+            if path.stem not in but:
+                path.unlink(missing_ok=True)
 
 
 def _path(folder: Path, reserve: str) -> Path:

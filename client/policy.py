@@ -7,6 +7,7 @@ sides log, the value the run asked for, the limit, and a remedy; none carries a 
 from __future__ import annotations
 
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -47,6 +48,7 @@ class Policy(Strict):
         allowed_features: digests of feature bundles, or ["*"] for the bundle installed at this site.
         allowed_code: digests of the installed package (`Site.code_digest`), or ["*"] for whatever is installed.
         allow_without_privacy: whether a run without noise may touch the data.
+        require_approval: whether every run needs the operator's signed approval (`client.approval`).
     """
 
     max_epsilon: Positive = 8.0
@@ -71,6 +73,7 @@ class Policy(Strict):
     allowed_features: tuple[str, ...] = ("*",)
     allowed_code: tuple[str, ...] = ("*",)
     allow_without_privacy: bool = False
+    require_approval: bool = True
 
 
 def read_policy(path: Path) -> Policy:
@@ -139,9 +142,25 @@ def _check_kind(policy: Policy, config: RunConfig, installed_features: str) -> N
         )
 
 
-def _check_amounts(policy: Policy, config: RunConfig, trained_weights: int) -> None:
+@dataclass(frozen=True)
+class Amount:
+    """A number that a run asks for, under its refusal code, and the policy's limit of it."""
+
+    code: str
+    asked: float
+    limit: float
+
+
+def amounts_of(policy: Policy, config: RunConfig, trained_weights: int) -> tuple[Amount, ...]:
+    """Every number of a run that has a largest value in the policy.
+
+    Args:
+        policy: the partner's limits.
+        config: the run.
+        trained_weights: weights that the run's model trains.
+    """
     training, privacy = config.training, config.privacy
-    asked: list[tuple[str, float, float]] = [
+    asked: tuple[tuple[str, float, float], ...] = (
         ("delta", privacy.delta, policy.max_delta),
         ("rounds", training.rounds, policy.max_rounds),
         ("steps", training.rounds * training.local_steps, policy.max_steps),
@@ -155,11 +174,17 @@ def _check_amounts(policy: Policy, config: RunConfig, trained_weights: int) -> N
         ("pair-items", config.collaboration.items, policy.max_pair_items),
         ("pair-dims", config.collaboration.dims, policy.max_pair_dims),
         ("trained-weights", trained_weights, policy.max_trained_weights),
-    ]
-    for code, value, limit in asked:
-        if value > limit:
+    )
+    return tuple(Amount(code, value, limit) for code, value, limit in asked)
+
+
+def _check_amounts(policy: Policy, config: RunConfig, trained_weights: int) -> None:
+    for amount in amounts_of(policy, config, trained_weights):
+        if amount.asked > amount.limit:
             raise PolicyRefusal(
-                code, f"the run asks for {value:g}, the limit is {limit:g}", remedy="Lower it in the plan"
+                amount.code,
+                f"the run asks for {amount.asked:g}, the limit is {amount.limit:g}",
+                remedy="Lower it in the plan",
             )
 
 

@@ -1,7 +1,7 @@
 """The single exit: everything a partner sends is made here, and has been charged before it is made.
 
-For each priced message: admit -> receipt of the last head and plan on the ledger -> reserve (on disk) -> compute ->
-keep -> commit -> send with the new head, signed. The signature is checked before the policy: nobody probes its limits.
+For each priced message: admit -> receipt of the last head, approval and plan -> reserve (on disk) -> compute -> keep ->
+commit -> send with the new head, signed. The signature is checked before the policy: nobody probes its limits.
 A crash between any two of these can lose work, never budget: a reserve is not refunded, and a reply that was computed
 is found again and sent as it was. What leaves is the `Reply` fields and the arrays below, nothing else:
 
@@ -22,17 +22,18 @@ is found again and sent as it was. What leaves is the `Reply` fields and the arr
 from __future__ import annotations
 
 import logging
-from collections.abc import Container
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from client import outbox, witness
-from client.charge import RELEASES, Charge, approve_plan, charge_of, find_reserve
+from client.approval import NotApproved, check_approval
+from client.charge import Charge, approve_plan, charge_of, find_reserve
 from client.coordinator import Shown, confirm, show
 from client.inbox import find_scorer, keep_scorer
 from client.making import MAKERS
 from client.outbox import Finished
-from client.policy import check_encoder, check_metric_noise, check_metrics, check_release, check_run
+from client.plan_checks import SCORED, check_kind, check_plan, rounds_of
 from client.site import Site
+from mmrec_model.canonical import sha256_hex
 from mmrec_model.config import RunConfig
 from mmrec_model.config_reader import parse_config
 from mmrec_model.errors import (
@@ -112,43 +113,28 @@ def _admitted(site: Site, kind: Kind, request: Request, arrays: Arrays) -> Answe
         challenge = confirm(ledger, kind, request)
         if kind is Kind.RECEIPT:
             return Answer(_reply(site, kind, request, show(ledger, challenge)))
-        check_encoder(config, site.bundle.tunable_encoder)
-        parts = site.parts_of(config)
-        parts.require_encoders()
-        check_run(
-            site.policy,
-            config,
-            users=site.config.users,
-            installed_features=site.bundle.digest,
-            installed_code=site.code_digest,
-            trained_weights=parts.trained_weights,
-        )
-        site.check_features(ledger.history.keys.get("server"))
+        check_plan(site, ledger.history, config)
+        check_approval(site, ledger.history, config)
         made: Arrays = {}
         if kind is Kind.DESCRIBE:
             approve_plan(ledger, site, config)
         elif kind is Kind.SCORER:
             keep_scorer(site.inbox, arrays, config)
         else:
-            if kind is Kind.EVALUATE:
-                check_metrics(site.policy, config)
-            else:
-                check_release(site.policy, RELEASES[kind])
-            if kind is Kind.COMPARE:
-                check_metric_noise(site.policy, config.gate.noise_multiplier)
+            check_kind(site, config, kind)
             state = {**arrays, **find_scorer(site.inbox, request.scorer)}
             made = _priced(site, ledger, charge_of(config, kind, request, state), config, state)
         return Answer(_reply(site, kind, request, show(ledger, challenge)), made)
 
 
 def _check_request(config: RunConfig, kind: Kind, request: Request, arrays: Arrays) -> None:
-    rounds = _rounds_of(config, kind)
+    rounds = rounds_of(config, kind)
     if request.run_id != config.run_id or request.round not in rounds:
         raise ProtocolError(
             f"round {request.round} of run '{request.run_id}' is not a {kind} round of plan '{config.run_id}'",
             remedy="Send the rounds of the plan's own run",
         )
-    if kind in _SCORED and bool(request.scorer) != config.collaboration.released:
+    if kind in SCORED and bool(request.scorer) != config.collaboration.released:
         raise ProtocolError(
             f"the request names {'a' if request.scorer else 'no'} scorer of pairs, the plan has pairs of "
             f"{config.collaboration.items} items and {config.collaboration.dims} dimensions",
@@ -160,26 +146,30 @@ def _check_request(config: RunConfig, kind: Kind, request: Request, arrays: Arra
         raise ProtocolError("the global state is not the one the request names", remedy="Send the request again")
 
 
-def _rounds_of(config: RunConfig, kind: Kind) -> Container[int]:
-    """The rounds in which the plan has messages of this kind."""
-    match kind:
-        case Kind.TRAIN:
-            return range(1, config.training.rounds + 1)
-        case Kind.EVALUATE:
-            return config.evaluated_rounds
-        case Kind.COMPARE:
-            return (config.training.rounds + 1,) if config.gate.metric is not None else ()
-        case Kind.PAIRS | Kind.SCORER:
-            return (0,) if config.collaboration.released else ()
-        case Kind.ACTIVITY:
-            return (0,) if config.privacy.activity_quantile else ()
-    return (0,)
+def prepare(site: Site, ledger: Ledger, charge: Charge, config: RunConfig, state: Arrays) -> tuple[Record, Finished]:
+    """The finished reply to a priced message, charged and kept, but not committed: nothing may leave yet.
 
+    Asked again, the kept reply is found and nothing is charged. One that was not committed, so never left, is made and
+    charged anew if code or data are others than those that made it.
 
-def _priced(site: Site, ledger: Ledger, charge: Charge, config: RunConfig, state: Arrays) -> Arrays:
-    approve_plan(ledger, site, config)
+    Args:
+        site: this partner.
+        ledger: open; the run's plan is on it.
+        charge: what the reply costs.
+        config: the plan.
+        state: the global arrays.
+
+    Returns:
+        The reserve under which the reply was made, and the reply.
+
+    Raises:
+        MmrecError: the round was answered for another state, the budget does not cover it, or it cannot be computed.
+    """
     reserve = find_reserve(ledger, charge)
     finished = outbox.find(site.outbox, reserve.hash) if reserve is not None else None
+    origin = sha256_hex(f"{site.code_digest} {site.data_digest}".encode())
+    if finished is not None and finished.origin != origin and reserve in ledger.dangling():
+        finished = None
     if reserve is None or finished is None:
         if reserve is not None:
             logger.warning(
@@ -196,8 +186,14 @@ def _priced(site: Site, ledger: Ledger, charge: Charge, config: RunConfig, state
             server_nonce=charge.server_nonce,
         )
         with site.diary(charge.run_id, charge.round, charge.release):
-            finished = MAKERS[charge.kind](site, reserve, config, state)
+            finished = replace(MAKERS[charge.kind](site, reserve, config, state), origin=origin)
         outbox.keep(site.outbox, reserve.hash, finished)
+    return reserve, finished
+
+
+def _priced(site: Site, ledger: Ledger, charge: Charge, config: RunConfig, state: Arrays) -> Arrays:
+    approve_plan(ledger, site, config)
+    reserve, finished = prepare(site, ledger, charge, config, state)
     if reserve in ledger.dangling():
         ledger.commit(
             reserve,
@@ -225,10 +221,9 @@ def _require_committed(ledger: Ledger, reserve: Record, finished: Finished) -> N
         )
 
 
-_SCORED = frozenset({Kind.TRAIN, Kind.EVALUATE, Kind.COMPARE})
-"""What is computed with a model, so with the scorer of a plan that has one."""
 _BARE = frozenset({Kind.DESCRIBE, Kind.ACTIVITY, Kind.RECEIPT})
 """What carries no global state."""
+_NOT_APPROVED = "the operator of this site has not approved the run as it would run now"
 _UNEXPECTED = "an unexpected error; the partner's own log has the details"
 _LEDGER_WORDS: dict[FaultCode, str] = {
     FaultCode.SIGNATURE: "the request is not signed by the coordinator that this ledger names",
@@ -267,7 +262,7 @@ def _reply(
 def _refusal(error: MmrecError) -> tuple[str, str]:
     """Code and text that may leave: a policy's words are public, any other error is named by its class alone."""
     if isinstance(error, PolicyRefusal):
-        return error.code, str(error)
+        return error.code, _NOT_APPROVED if isinstance(error, NotApproved) else str(error)
     if isinstance(error, BudgetExhausted):
         return "budget", "the epsilon budget of this data set does not cover the request"
     if isinstance(error, ProtocolError):

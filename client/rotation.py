@@ -86,6 +86,18 @@ def accept_server_key(root: Path, new_key: PublicKey, old_signature: str | None,
         ledger.rotate_server_key(new_key, old_signature, new_signature)
 
 
+def destroy_keys(root: Path) -> None:
+    """Destroy the site's key: nothing can be signed, sent or spent any more. The ledger stays and can be read.
+
+    Raises:
+        LedgerFault: see `signing_key`; `LOCKED` while the site answers a request.
+    """
+    with Ledger.open(root / LEDGER, signing_key(root)), file_faults(root / KEY):
+        (root / NEXT_KEY).unlink(missing_ok=True)
+        (root / KEY).unlink()
+        fsync_folder(root)
+
+
 def _is_in_force(root: Path, key: SigningKey) -> bool:
     try:
         Ledger.open(root / LEDGER, key).close()

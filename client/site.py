@@ -8,6 +8,9 @@ A site is a folder:
     key.pem        the signing key, mode 0600, never leaves (`client.rotation`)
     salt.bin       secret that hides user ids in the data commitment, mode 0600, never leaves
     ledger.jsonl   what was spent (`mmrec_model.privacy.ledger`)
+    approvals.jsonl  the operator's decisions about runs (`client.approval`)
+    federation.json  the federation that the site joined, as its coordinator gave it out; absent before
+    leaving.json   what the coordinator is told when the site leaves (`client.leaving`)
     diary.jsonl    what this site did and how long it took; for the partner's own eyes
     home/          the partner's own terms beside an exported model (`client.home`); never leaves
     outbox/        finished replies until their run ends (`client.outbox`)
@@ -29,11 +32,10 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import Field
 
 from client.file_marks import Marks, marks_of
@@ -41,29 +43,28 @@ from client.plan_parts import PlanParts
 from client.policy import Policy, read_policy
 from client.pricing import price_of_mechanisms
 from client.rotation import KEY, LEDGER, signing_key
-from mmrec_model.canonical import sha256_hex
+from client.shared_parts import bundle_marks, shared_bundle, shared_catalogue, shared_items, table_marks
+from mmrec_model.canonical import JsonValue, canonical_json, sha256_hex
 from mmrec_model.config import RunConfig
 from mmrec_model.config_reader import parse_config
 from mmrec_model.config_types import Count, Strict
-from mmrec_model.data.catalogue import Catalogue, open_catalogue
 from mmrec_model.data.dataset import PartnerDataset, open_partner
-from mmrec_model.data.schema import INTERACTIONS, ITEMS, SUFFIXES, USERS, FileSchema
+from mmrec_model.data.schema import INTERACTIONS, ITEMS, SUFFIXES, USERS
 from mmrec_model.errors import ConfigError
-from mmrec_model.features.bundle import FeatureBundle, open_bundle
+from mmrec_model.features.bundle import FeatureBundle
 from mmrec_model.features.signature import check_signature
 from mmrec_model.installed_code import code_digest
 from mmrec_model.model.items import Items
-from mmrec_model.model.texts import Texts
+from mmrec_model.privacy.chain import Chain
+from mmrec_model.privacy.journal import inspect_chain
 from mmrec_model.privacy.keys import PublicKey, SigningKey
 from mmrec_model.privacy.ledger import Ledger
 from mmrec_model.privacy.merkle import MerkleTree
 from mmrec_model.privacy.noise import GaussianNoise
-from mmrec_model.storage import write_atomically
+from mmrec_model.storage import sha256_of_file, write_atomically
 
-DIARY, SETTINGS, POLICY = "diary.jsonl", "site.toml", "policy.toml"
+DIARY, SETTINGS, POLICY, SALT = "diary.jsonl", "site.toml", "policy.toml", "salt.bin"
 _SECRET_MODE = 0o600
-_SHARED = 2
-"""Catalogues and bundles that a process keeps for its sites: the one in use, and the next where it changes."""
 
 
 class SiteConfig(Strict):
@@ -130,7 +131,7 @@ class Site:
             ConfigError: the number of users is not the enrolled one.
         """
         catalogue = self._folder(self.config.catalogue)
-        dataset = open_partner(self.data_folder, catalogue=_catalogue(catalogue, _table_marks(catalogue, ITEMS)))
+        dataset = open_partner(self.data_folder, catalogue=shared_catalogue(catalogue, table_marks(catalogue, ITEMS)))
         if len(dataset) != self.config.users:
             raise ConfigError(
                 f"site '{self.config.name}' was enrolled with {self.config.users} users, its data has {len(dataset)}",
@@ -141,7 +142,7 @@ class Site:
     @cached_property
     def bundle(self) -> FeatureBundle:
         """The installed feature bundle, verified; shared by all sites of a process."""
-        return _bundle(self.features_folder, _bundle_marks(self.features_folder))
+        return shared_bundle(self.features_folder, bundle_marks(self.features_folder))
 
     def check_features(self, coordinator: PublicKey | None) -> None:
         """Refuse an installed bundle that the coordinator did not sign; without a coordinator nothing is asked.
@@ -155,7 +156,7 @@ class Site:
     @cached_property
     def items(self) -> Items:
         """The catalogue as tensors, shared likewise."""
-        return _items(self.features_folder, _bundle_marks(self.features_folder))
+        return shared_items(self.features_folder, bundle_marks(self.features_folder))
 
     def parts_of(self, config: RunConfig) -> PlanParts:
         """What a plan needs of this site; kept until another plan asks."""
@@ -170,9 +171,9 @@ class Site:
 
     def marks(self) -> Marks:
         """Marks of every file that the parts of this object are read from; see `client.open_sites`."""
-        tables = _table_marks(self._folder(self.config.catalogue), ITEMS)
-        tables += _table_marks(self.data_folder, INTERACTIONS) + _table_marks(self.data_folder, USERS)
-        return marks_of([self.root / SETTINGS, self.root / POLICY]) + tables + _bundle_marks(self.features_folder)
+        tables = table_marks(self._folder(self.config.catalogue), ITEMS)
+        tables += table_marks(self.data_folder, INTERACTIONS) + table_marks(self.data_folder, USERS)
+        return marks_of([self.root / SETTINGS, self.root / POLICY]) + tables + bundle_marks(self.features_folder)
 
     @property
     def data_folder(self) -> Path:
@@ -205,6 +206,21 @@ class Site:
         return self.root / "inbox"
 
     @property
+    def approvals(self) -> Path:
+        """The operator's decisions about runs (`client.approval`)."""
+        return self.root / "approvals.jsonl"
+
+    @property
+    def federation_file(self) -> Path:
+        """The federation that the site joined."""
+        return self.root / "federation.json"
+
+    @property
+    def leaving_statement(self) -> Path:
+        """What the coordinator is told when the site leaves (`client.leaving`)."""
+        return self.root / "leaving.json"
+
+    @property
     def witness(self) -> Path:
         """The last committed witness block (`client.witness`)."""
         return self.root / "witness.npy"
@@ -215,9 +231,58 @@ class Site:
         return self._key().public.hexadecimal
 
     @property
+    def key_id(self) -> str:
+        """How the ledger calls that key."""
+        return self._key().public.key_id
+
+    @property
     def code_digest(self) -> str:
         """Digest of the installed package's source; see `code_digest`."""
         return code_digest()
+
+    @cached_property
+    def policy_digest(self) -> str:
+        """SHA-256 of the policy file, byte for byte."""
+        return sha256_hex((self.root / POLICY).read_bytes())
+
+    @cached_property
+    def data_digest(self) -> str:
+        """SHA-256 over the tables of data and catalogue, byte for byte, and the feature bundle; stays at the site.
+
+        Pictures of the users themselves are not in it.
+        """
+        tables = [(self.data_folder, INTERACTIONS), (self.data_folder, USERS)]
+        tables.append((self._folder(self.config.catalogue), ITEMS))
+        paths = [folder / f"{schema.stem}{suffix}" for folder, schema in tables for suffix in SUFFIXES]
+        digests: dict[str, JsonValue] = {path.name: sha256_of_file(path) for path in paths if path.is_file()}
+        return sha256_hex(canonical_json({"tables": digests, "features": self.bundle.digest}))
+
+    @property
+    def commitment(self) -> str:
+        """The commitment to the user ids that lie here now; the ledger's first record has that of the enrolment.
+
+        Raises:
+            ConfigError: the salt cannot be read.
+        """
+        try:
+            salt = (self.root / SALT).read_bytes()
+        except OSError as error:
+            raise ConfigError(
+                f"{SALT} cannot be read: {error.strerror}", remedy="Restore it from a backup; nothing else replaces it"
+            ) from error
+        return _commitment(salt, self.dataset.user_ids)
+
+    def sign(self, statement: bytes, *, domain: bytes) -> str:
+        """The site's signature over a statement of its operator."""
+        return self._key().sign(statement, domain=domain)
+
+    def inspect_ledger(self) -> Chain:
+        """The ledger as it is now, verified; takes no lock and changes nothing, so it works while the site answers.
+
+        Raises:
+            LedgerFault: it would not open.
+        """
+        return inspect_chain(self.root / LEDGER)
 
     def open_ledger(self) -> Ledger:
         """The ledger, locked while open; every reserve is priced against the budget it was opened with."""
@@ -276,7 +341,7 @@ def enrol(root: Path, config: SiteConfig, policy: Policy) -> Site:
     site = Site.open(root)
     salt = os.urandom(32)
     commitment = _commitment(salt, site.dataset.user_ids)
-    write_atomically(root / "salt.bin", salt, mode=_SECRET_MODE)
+    write_atomically(root / SALT, salt, mode=_SECRET_MODE)
     body = {
         "partner": config.name,
         "server_key": config.coordinator_key,
@@ -308,27 +373,3 @@ def _commitment(salt: bytes, user_ids: tuple[str, ...]) -> str:
 def _toml(values: dict[str, object]) -> bytes:
     """Flat TOML: text, numbers, flags and lists of text, whose JSON form is TOML as well."""
     return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()).encode()
-
-
-def _table_marks(folder: Path, schema: FileSchema) -> Marks:
-    return marks_of(folder / f"{schema.stem}{suffix}" for suffix in SUFFIXES)
-
-
-def _bundle_marks(folder: Path) -> Marks:
-    return marks_of(sorted(path for path in folder.glob("*") if path.is_file()))
-
-
-@lru_cache(maxsize=_SHARED)
-def _catalogue(folder: Path, _marks: Marks) -> Catalogue:
-    return open_catalogue(folder)
-
-
-@lru_cache(maxsize=_SHARED)
-def _bundle(folder: Path, _marks: Marks) -> FeatureBundle:
-    return open_bundle(folder)
-
-
-@lru_cache(maxsize=_SHARED)
-def _items(folder: Path, marks: Marks) -> Items:
-    bundle = _bundle(folder, marks)
-    return Items.from_arrays(bundle.vectors, np.asarray(bundle.present_NM), texts=Texts.open(folder))

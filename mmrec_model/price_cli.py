@@ -90,15 +90,14 @@ def _training(  # noqa: PLR0917 - the options
 
 def _spent(path: Path) -> list[PrivacyEvent]:
     """What a ledger says was spent, verified under the key that its own first record names."""
+    from mmrec_model.privacy.chain import stated_key  # noqa: PLC0415
     from mmrec_model.privacy.events import from_record  # noqa: PLC0415
     from mmrec_model.privacy.files import file_faults  # noqa: PLC0415
-    from mmrec_model.privacy.keys import PublicKey  # noqa: PLC0415
     from mmrec_model.privacy.ledger import read_ledger  # noqa: PLC0415
-    from mmrec_model.privacy.records import read_line  # noqa: PLC0415
 
     with file_faults(path), path.open("rb") as stream:
-        first = read_line(stream.readline().removesuffix(b"\n"), 0)
-    records = read_ledger(path, PublicKey(str(first.body.get("public_key"))))
+        key = stated_key(stream.readline())
+    records = read_ledger(path, key)
     return [from_record(charge) for record in records if (charge := record.charge) is not None]
 
 

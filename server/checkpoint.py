@@ -23,9 +23,8 @@ from safetensors.numpy import load, save
 from mmrec_model.canonical import sha256_hex
 from mmrec_model.errors import ModelError
 from mmrec_model.protocol import CLIP, KEPT_TERMS, PRIOR, Arrays, state_digest
+from mmrec_model.snapshot_names import STATE, VELOCITY
 from mmrec_model.storage import write_atomically
-
-_STATE, _VELOCITY = "state/", "velocity/"
 
 
 @dataclass(frozen=True)
@@ -89,8 +88,8 @@ class CheckpointStore:
         """Write `snapshot`; `facts` are kept beside it as they are."""
         content = save(
             {
-                **{_STATE + name: array for name, array in snapshot.state.items()},
-                **{_VELOCITY + name: array for name, array in snapshot.velocity.items()},
+                **{STATE + name: array for name, array in snapshot.state.items()},
+                **{VELOCITY + name: array for name, array in snapshot.velocity.items()},
                 **snapshot.beside,
             }
         )
@@ -174,9 +173,9 @@ class CheckpointStore:
         arrays: Arrays = load(content)
         snapshot = Snapshot(
             int(facts["round"]),
-            _named(arrays, _STATE),
+            _named(arrays, STATE),
             arrays[PRIOR],
-            _named(arrays, _VELOCITY),
+            _named(arrays, VELOCITY),
             {str(name): int(users) for name, users in facts["partners"].items()},
             arrays.get(CLIP),
             str(facts["scorer"]),

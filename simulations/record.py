@@ -18,7 +18,6 @@ from client.pricing import price
 from client.site import Site
 from mmrec_model.config import RunConfig
 from mmrec_model.errors import ModelError
-from mmrec_model.evaluation.partner_quality import gains
 from mmrec_model.evaluation.ranking import Ranks, chance_level, paired_difference
 from mmrec_model.features.bundle import FeatureBundle
 from mmrec_model.model.recommender import RecommenderNetwork
@@ -53,17 +52,14 @@ from simulations.assessment import (
     own_media,
     upper_rung_ranks,
 )
-from simulations.at_home import Joined
 from simulations.head_assessment import assess_heads
+from simulations.joining_record import alone_record, home_record, joining_record
 from simulations.ladder_record import ladder_record
 from simulations.progress import Progress
 from simulations.released_metrics import evaluation_records
 from simulations.run_record import (
-    AloneRecord,
     DataFacts,
     FeatureFacts,
-    HomeRecord,
-    JoiningRecord,
     LadderRecord,
     Metrics,
     ModalityFacts,
@@ -76,7 +72,6 @@ from simulations.run_record import (
     Versions,
 )
 from simulations.standing import Standing
-from simulations.staying_alone import METRIC, AtHome
 from simulations.synthetic.answer import FILE_NAME as KNOWN_ANSWER
 from simulations.synthetic.answer import KnownAnswer
 from simulations.workspace import Recipe
@@ -147,10 +142,10 @@ def build_record(outcome: Outcome, validation: Panel, test: Panel, standing: Sta
         floor_standard_errors=all_errors(floors),
         baseline_standard_errors=all_errors(baselines),
         verdict=_verdict(found, floors, outcome.config.seed),
-        alone=_joining(found, standing.alone, test, outcome.config.seed),
+        alone=joining_record(found, standing.alone, test, outcome.config.seed),
         joined=None
         if standing.joined is None
-        else _joining(standing.joined.test, standing.alone, test, outcome.config.seed),
+        else joining_record(standing.joined.test, standing.alone, test, outcome.config.seed),
         heads=assess_heads(
             [site.dataset for site in outcome.sites],
             test,
@@ -241,51 +236,11 @@ def _partners(outcome: Outcome, test: Panel, standing: Standing) -> list[Partner
                 seconds=_worked(site),
                 metrics=of_partner(standing.exported.ranks, test, number),
                 floor_metrics={name: value for name, value in of_floor.items() if value is not None},
-                alone=_alone(standing.alone, test, number),
-                home=_home(standing.joined, test, number),
+                alone=alone_record(standing.alone, test, number),
+                home=home_record(standing.joined, test, number),
             )
         )
     return records
-
-
-def _alone(alone: AtHome, test: Panel, number: int) -> AloneRecord | None:
-    """What one partner has alone; None where it has no user in the panel."""
-    found = of_partner(alone.test, test, number)
-    if found is None:
-        return None
-    return AloneRecord(system=alone.chosen[number], validation=dict(alone.validation.get(number, {})), metrics=found)
-
-
-def _home(joined: Joined | None, test: Panel, number: int) -> HomeRecord | None:
-    """What one partner has with the federation; None where it has no user in the panel."""
-    found = None if joined is None else of_partner(joined.test, test, number)
-    if joined is None or found is None:
-        return None
-    weighed = joined.weighed[number]
-    return HomeRecord(
-        pairs_weight=weighed.terms.pairs_weight,
-        prior_weight=weighed.terms.prior_weight,
-        content_base=weighed.terms.content_base,
-        validation=dict(weighed.validation),
-        metrics=found,
-    )
-
-
-def _joining(found: Ranks, alone: AtHome, test: Panel, seed: int) -> JoiningRecord:
-    """What the federation gives over staying alone, by partner and over all users."""
-    gained = [gain.mean for gain in gains(found, alone.test, test.partner_U, METRIC).values()]
-    difference = paired_difference(found, alone.test, METRIC, seed=seed)
-    return JoiningRecord(
-        metric=METRIC,
-        partners=len(gained),
-        better=sum(gain > 0.0 for gain in gained),
-        mean=sum(gained) / len(gained),
-        worst=min(gained),
-        difference=difference.mean,
-        low=difference.low,
-        high=difference.high,
-        left_out=dict(alone.left_out),
-    )
 
 
 def _worked(site: Site) -> float:

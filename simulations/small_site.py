@@ -86,7 +86,7 @@ def make_small_sites(folder: Path, *, user: str = "u") -> SmallSites:
             users=_USERS,
             coordinator_key=coordinator,
         )
-        enrol(root, settings, Policy(max_epsilon=epsilon, max_delta=_DELTA))
+        enrol(root, settings, Policy(max_epsilon=epsilon, max_delta=_DELTA, require_approval=False))
     return SmallSites(folder, config)
 
 

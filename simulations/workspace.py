@@ -357,6 +357,7 @@ def found(recipe: Recipe, groups: Groups, config: RunConfig) -> list[Site]:
         max_pair_dims=config.collaboration.dims,
         max_trained_weights=sum(array.size for array in initial_state(config).values()),
         allow_without_privacy=not private,
+        require_approval=False,
     )
     coordinator = recipe.out / "coordinator"
     key = coordinator_key(coordinator)

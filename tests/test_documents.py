@@ -17,10 +17,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from client import operation_cli
 from mmrec_model import cli, price_cli
 from mmrec_model.config import EncoderConfig, TransformConfig
 from mmrec_model.data.catalogue import open_catalogue
 from mmrec_model.features.bundle import build_bundle
+from simulations.small_site import make_small_sites
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -125,6 +127,19 @@ def test_the_commands_of_the_deployment_page_run_one_after_the_other(
                 shutil.copyfile(next(Path().glob(f"*/{file}")), file)
     assert [word for command in ran for word in shlex.split(command)[:2] if word == "init"] == ["init", "init"]
     assert json.loads(Path("coordinator/partners.json").read_text())["north"]["revoked"]["reason"]
+
+
+def test_the_commands_of_the_site_page_run_one_after_the_other(tmp_path: Path) -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][cli.COMMAND_GROUP]
+    app = cli.build_app(EntryPoint(name, place, cli.COMMAND_GROUP) for name, place in declared.items())
+    small = make_small_sites(tmp_path)
+    words = {"SITE": str(small.copy("operated")), "plan.json": str(small.plan)}
+    ran = commands(ROOT / "docs" / "site.md")
+    for command in ran:
+        done = CliRunner().invoke(app, [words.get(word, word) for word in shlex.split(command)])
+        assert done.exit_code == 0, (command, done.output, done.exception)
+    shown = {command.split()[1] for command in ran}
+    assert shown == {name for name, _ in operation_cli.COMMANDS}
 
 
 @pytest.mark.parametrize("command", commands(ROOT / "docs" / "pretraining.md"))

@@ -65,6 +65,15 @@ def read_chain(content: bytes, public_key: PublicKey) -> Chain:
     return Chain(history, len(content) - len(tail), tail, newline)
 
 
+def stated_key(content: bytes) -> PublicKey:
+    """The key that the first record of a ledger names for itself: enough to find damage, not to know whose it is.
+
+    Raises:
+        LedgerFault: the first line is no record.
+    """
+    return PublicKey(str(read_line(content.partition(b"\n")[0], 0).body.get("public_key")))
+
+
 def verify_next(history: History, line: bytes) -> Record:
     """Checks 1 to 7 of the line, without its newline, that follows `history`, which is not changed.
 

@@ -18,7 +18,7 @@ from mmrec_model.canonical import sha256_hex
 from mmrec_model.closing import Closing
 from mmrec_model.errors import BudgetExhausted
 from mmrec_model.privacy.bodies import RecordType
-from mmrec_model.privacy.chain import Chain, read_chain
+from mmrec_model.privacy.chain import Chain, read_chain, stated_key
 from mmrec_model.privacy.faults import FaultCode, LedgerFault
 from mmrec_model.privacy.files import AppendFile, create_file, file_faults, locked_folder
 from mmrec_model.privacy.heads import Countersignature, Head, HeadFile, require_prefix
@@ -208,6 +208,23 @@ class Journal(Closing):
         name = self._file.path.name
         kept = [path for path in self._file.path.parent.iterdir() if path.name.startswith(f"{name}.torn-")]
         return sorted(kept)
+
+
+def inspect_chain(path: Path) -> Chain:
+    """Verify a ledger as `Journal.open` does, without its lock, and change nothing: a torn line stays where it is.
+
+    Raises:
+        LedgerFault: with the code of the first check that fails.
+    """
+    heads = HeadFile(default_head_path(path))
+    # Before the ledger: a record that is written meanwhile is then more than the head says, never less.
+    if not heads.load():
+        raise _head_missing(heads.path)
+    with file_faults(path):
+        content = path.read_bytes()
+    chain = read_chain(content, stated_key(content))
+    _compare(chain.history, heads, None)
+    return chain
 
 
 def default_head_path(path: Path) -> Path:

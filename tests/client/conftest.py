@@ -94,7 +94,7 @@ def make_site(tmp_path: Path, catalogue: Path) -> MakeSite:
             coordinator_key=coordinator,
             simulation_seed=seed,
         )
-        return enrol(root, settings, Policy(**{"max_delta": 1e-3, **policy}))
+        return enrol(root, settings, Policy(**{"max_delta": 1e-3, "require_approval": False, **policy}))
 
     return make
 

@@ -105,7 +105,7 @@ def site(tmp_path: Path, catalogue: Path) -> Site:
         users=60,
         simulation_seed=1,
     )
-    return enrol(root, settings, Policy(max_delta=1e-3))
+    return enrol(root, settings, Policy(max_delta=1e-3, require_approval=False))
 
 
 def with_heads(config: RunConfig, **training: object) -> RunConfig:

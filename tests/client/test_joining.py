@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
 import client.joining
+from client.approval import approve, bind
 from client.coordinator import Challenge, show
 from client.joining import Application, found_site, founding_policy, trust
 from client.policy import Policy
@@ -25,6 +26,7 @@ from client.pricing import price_of_mechanisms
 from client.release import answer
 from client.rotation import signing_key
 from client.site import Site
+from mmrec_model.config import RunConfig
 from mmrec_model.data.writing import write_partner
 from mmrec_model.enrolment_file import EnrolmentFile, read_enrolment
 from mmrec_model.errors import (
@@ -297,9 +299,11 @@ Ask = Callable[[Kind], tuple[Request, Arrays]]
 def ask(
     coordinator: Path, root: Path, enrolment: EnrolmentFile, make_request: Callable[..., tuple[Request, Arrays]]
 ) -> Ask:
-    """Requests of the coordinator, which has enrolled the site by its file."""
+    """Requests of the coordinator, which has enrolled the site by its file, of a run that the site approved."""
     file = read_enrolment(root / "enrolment.json", fingerprint=enrolment.fingerprint)
     enrol_from_file(coordinator, file, now=NOW)
+    site, config = Site.open(root), RunConfig.model_validate_json(make_request(0)[0].plan)
+    approve(site, config, bind(site, site.inspect_ledger().history, config))
 
     def make(kind: Kind) -> tuple[Request, Arrays]:
         plain, arrays = make_request(0)
@@ -312,6 +316,13 @@ def ask(
 def admit(coordinator: Path, reply: object) -> None:
     with Sites.open(coordinator) as sites:
         sites.admit(reply)
+
+
+def test_a_new_site_answers_nothing_before_its_operator_has_approved_the_run(
+    coordinator: Path, root: Path, ask: Ask
+) -> None:
+    (root / "approvals.jsonl").unlink()
+    assert answer(Site.open(root), Kind.DESCRIBE, *ask(Kind.DESCRIBE)).reply.refusal == "approval"
 
 
 def test_a_site_that_enrolled_by_file_takes_part(coordinator: Path, root: Path, ask: Ask) -> None:

@@ -117,7 +117,7 @@ def enrolled(root: Path, features: Path, encoder_folder: Path) -> Site:
         text_encoder=str(encoder_folder),
         simulation_seed=1,
     )
-    return enrol(root, settings, Policy(max_delta=1e-3))
+    return enrol(root, settings, Policy(max_delta=1e-3, require_approval=False))
 
 
 def requested(config: RunConfig, encoder_folder: Path) -> tuple[Request, Arrays]:

@@ -143,6 +143,17 @@ def made_up_run(*, partners: int = 7, rounds: int = 12, private: bool = True) ->
             "high": 0.0144,
             "left_out": {"ease": "25,000 items, of at most 20,000 all pairs are compared"},
         },
+        "joined": {
+            "metric": "ndcg_at_10",
+            "partners": partners,
+            "better": partners,
+            "mean": 0.0193,
+            "worst": 0.0011,
+            "difference": 0.0202,
+            "low": 0.0161,
+            "high": 0.0244,
+            "left_out": {},
+        },
         "rounds": [
             {
                 "round": number,
@@ -202,7 +213,13 @@ def partner(number: int, epsilon: float | None) -> dict[str, Any]:
         "alone": None
         if number == 4
         else {"system": ("free_content_with_prior", "ease")[number % 2], "validation": {}, "metrics": metrics(0.06)},
-    }
+        "home": None
+        if number == 4
+        else {
+            "pairs_weight": 0.5, "prior_weight": 0.1, "content_base": False,
+            "validation": {"home": 0.1, "exported": 0.09}, "metrics": metrics(0.071),
+        },
+    }  # fmt: skip
 
 
 class Page(HTMLParser):
@@ -410,13 +427,20 @@ def test_worst_partner_data_facts_cost_and_way_back_are_on_the_page(tmp_path: Pa
 def test_every_partner_stands_beside_what_it_has_alone(tmp_path: Path) -> None:
     _, found = page(made_up_run(), tmp_path)
     for part in (
-        f"0.0600 free content {signed(-0.01)}",
-        "0.0600 own EASE",
-        f"gives 5 of 7 partners more: ndcg@10 +0.0093 on average over partners, {signed(-0.0121)} at the worst",
+        "0.0600 free content 0.0710 +0.0110",
+        "0.0600 own EASE 0.0710",
+        f"5 of 7 partners gain; ndcg@10 +0.0093 on average over partners, {signed(-0.0121)} at the worst",
         "+0.0102, 95 % interval +0.0061 to +0.0144, which lies above zero",
+        "With them: 7 of 7 partners gain; ndcg@10 +0.0193",
         "EASE was left out (25,000 items",
     ):
         assert part in found.words
+    without = made_up_run()
+    for one in without["partners"]:
+        one["home"] = None
+    _, found = page({**without, "joined": None}, tmp_path / "without")
+    assert f"0.0600 free content {ABSENT} {signed(-0.01)}" in found.words
+    assert "With them" not in found.words
 
 
 def test_partners_stand_beside_the_best_floor_where_it_was_measured(tmp_path: Path) -> None:
