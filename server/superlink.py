@@ -1,0 +1,113 @@
+"""The command lines of Flower's SuperLink and SuperExec beside a founded folder, hardened; nothing is started here.
+
+Read in flwr 1.41 (`superlink/cli/flower_superlink.py`, `supercore/cli/flower_superexec.py`):
+
+1. The SuperLink listens on loopback alone: its port serves the Control and Runtime APIs, which know no login, beside the
+   Fleet API. Partners reach the Fleet API through the gateway (`server.gateway`).
+2. TLS with the founded certificate; nodes log in with enrolled keys; state in a file that survives a restart.
+3. `--isolation process` with the secret: only who holds `superexec.secret` may take tasks. In the other mode Flower
+   ignores the secret.
+4. Nothing is installed at run time, nothing is reported to anybody (`quiet_environment`).
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+from mmrec_model.errors import UsageError
+from mmrec_model.federation_file import is_ip
+from mmrec_model.flower_environment import quiet_environment
+from server.founding import CA_CERTIFICATE, SERVER_CERTIFICATE, SERVER_KEY, SUPEREXEC_SECRET
+
+__all__ = ["LOOPBACK", "STATE", "quiet_environment", "superexec_command", "superlink_command"]
+
+LOOPBACK: Final = "127.0.0.1"
+STATE: Final = "state.db"
+"""The SuperLink's database in the coordinator's folder; it holds updates in clear until they are averaged."""
+SUPERLINK_PORT: Final = 9191
+_LAST_PORT: Final = 65535
+
+
+def superlink_command(
+    folder: Path, *, host: str = LOOPBACK, port: int = SUPERLINK_PORT, health_port: int | None = None
+) -> list[str]:
+    """The words that start the SuperLink; the first is the program's name.
+
+    Args:
+        folder: the coordinator's, founded.
+        host: a loopback address.
+        port: of the Control, Runtime and Fleet APIs.
+        health_port: of the gRPC health service, on `host` too; none for none.
+
+    Raises:
+        UsageError: the host is not loopback, or a port cannot be one or is given twice.
+    """
+    require_loopback(host)
+    require_ports(port, health_port)
+    words = ["flower-superlink"]
+    words += ["--ssl-ca-certfile", str(folder / CA_CERTIFICATE)]
+    words += ["--ssl-certfile", str(folder / SERVER_CERTIFICATE), "--ssl-keyfile", str(folder / SERVER_KEY)]
+    words += ["--enable-supernode-auth", "--database", str(folder / STATE)]
+    words += ["--isolation", "process", "--superexec-auth-secret-file", str(folder / SUPEREXEC_SECRET)]
+    words += ["--host", host, "--port", str(port), "--disable-runtime-dependency-installation"]
+    return [*words, *_health(host, health_port)]
+
+
+def superexec_command(
+    folder: Path, *, host: str = LOOPBACK, port: int = SUPERLINK_PORT, health_port: int | None = None
+) -> list[str]:
+    """The words that start the coordinator's SuperExec, which runs the ServerApp.
+
+    Args:
+        folder: the coordinator's, founded; its certificate must name `host`.
+        host: where the SuperLink listens, a loopback address.
+        port: of the SuperLink.
+        health_port: of the SuperExec's own gRPC health service, on `host` too; none for none.
+
+    Raises:
+        UsageError: the host is not loopback, or a port cannot be one or is given twice.
+    """
+    require_loopback(host)
+    require_ports(port, health_port)
+    words = ["flower-superexec", "--runtime-api-address", joined(host, port)]
+    words += ["--root-certificates", str(folder / CA_CERTIFICATE)]
+    words += ["--superexec-auth-secret-file", str(folder / SUPEREXEC_SECRET)]
+    return [*words, *_health(host, health_port)]
+
+
+def require_loopback(host: str) -> None:
+    """Refuse an address at which others could reach the SuperLink.
+
+    Raises:
+        UsageError: it is none of 127.0.0.0/8 and ::1.
+    """
+    if not is_ip(host) or not ip_address(host).is_loopback:
+        raise UsageError(
+            f"the SuperLink would listen at {host}, where others reach its Control and Runtime APIs",
+            remedy=f"Keep it at {LOOPBACK}; partners connect to the gateway",
+        )
+
+
+def require_ports(*ports: int | None) -> None:
+    """Refuse numbers that are no ports, and one that is given twice; none is left out.
+
+    Raises:
+        UsageError: see above.
+    """
+    given = [port for port in ports if port is not None]
+    wrong = next((port for port in given if not 1 <= port <= _LAST_PORT), None)
+    if wrong is not None:
+        raise UsageError(f"{wrong} is no port: ports are 1 to {_LAST_PORT}", remedy="Give another")
+    if len(set(given)) < len(given):
+        raise UsageError(f"the ports {', '.join(map(str, given))} are not all different", remedy="Give others")
+
+
+def joined(host: str, port: int) -> str:
+    """HOST:PORT, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _health(host: str, port: int | None) -> list[str]:
+    return [] if port is None else ["--health-server-address", joined(host, port)]
