@@ -65,6 +65,8 @@ CA_CERTIFICATE: Final = "ca.crt"
 SERVER_KEY: Final = "server.key"
 SERVER_CERTIFICATE: Final = "server.crt"
 SUPEREXEC_SECRET: Final = "superexec.secret"  # noqa: S105 - the name of a file
+LOOPBACK: Final = "127.0.0.1"
+"""Where the coordinator's own programs reach the SuperLink; every server certificate names it."""
 _FOUNDED: Final = (CA_KEY, CA_CERTIFICATE, SERVER_KEY, SERVER_CERTIFICATE, SUPEREXEC_SECRET, FEDERATION)
 _PUBLIC_MODE: Final = 0o644
 _SECRET_BYTES: Final = 32
@@ -203,7 +205,7 @@ def read_certificate(path: Path) -> x509.Certificate:
 
 
 def _hosts(address: str, names: Sequence[str]) -> list[str]:
-    """The host of the address and the further names, each once."""
+    """The host of the address, the further names, and loopback for the server's own programs, each once."""
     try:
         host = split_address(address)[0]
     except TrustError as error:
@@ -211,7 +213,7 @@ def _hosts(address: str, names: Sequence[str]) -> list[str]:
     wrong = next((name for name in (host, *names) if not is_host(name)), None)
     if wrong is not None:
         raise UsageError(f"{wrong!r} is neither a host name nor an IP address", remedy="Give it without port and path")
-    return list(dict.fromkeys((host, *names)))
+    return list(dict.fromkeys((host, *names, LOOPBACK)))
 
 
 def _require_unfounded(folder: Path) -> None:

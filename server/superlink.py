@@ -2,8 +2,8 @@
 
 Read in flwr 1.41 (`superlink/cli/flower_superlink.py`, `supercore/cli/flower_superexec.py`):
 
-1. The SuperLink listens on loopback alone: its port serves the Control and Runtime APIs, which know no login, beside the
-   Fleet API. Partners reach the Fleet API through the gateway (`server.gateway`).
+1. The SuperLink listens on loopback alone: beside the Fleet API its port serves the Control and Runtime APIs, which
+   know no login. Partners reach the Fleet API through the gateway (`server.gateway`).
 2. TLS with the founded certificate; nodes log in with enrolled keys; state in a file that survives a restart.
 3. `--isolation process` with the secret: only who holds `superexec.secret` may take tasks. In the other mode Flower
    ignores the secret.
@@ -19,11 +19,10 @@ from typing import Final
 from mmrec_model.errors import UsageError
 from mmrec_model.federation_file import is_ip
 from mmrec_model.flower_environment import quiet_environment
-from server.founding import CA_CERTIFICATE, SERVER_CERTIFICATE, SERVER_KEY, SUPEREXEC_SECRET
+from server.founding import CA_CERTIFICATE, LOOPBACK, SERVER_CERTIFICATE, SERVER_KEY, SUPEREXEC_SECRET
 
 __all__ = ["LOOPBACK", "STATE", "quiet_environment", "superexec_command", "superlink_command"]
 
-LOOPBACK: Final = "127.0.0.1"
 STATE: Final = "state.db"
 """The SuperLink's database in the coordinator's folder; it holds updates in clear until they are averaged."""
 SUPERLINK_PORT: Final = 9191
