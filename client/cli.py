@@ -10,6 +10,7 @@ import typer
 
 from client import operation_cli
 from client.founding_cli import register_founding
+from client.node_cli import join
 from mmrec_model.errors import PrivacyError, UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def register(app: typer.Typer) -> None:
     group.command("server-key")(server_key)
     group.command("activity")(activity)
     group.command("home")(home)
+    group.command("join")(join)
     for name, command in operation_cli.COMMANDS:
         group.command(name)(command)
     app.add_typer(group, name="site")

@@ -47,6 +47,8 @@ class Policy(Strict):
         max_metric_releases: releases of metrics in one run.
         allowed_features: digests of feature bundles, or ["*"] for the bundle installed at this site.
         allowed_code: digests of the installed package (`Site.code_digest`), or ["*"] for whatever is installed.
+        allowed_bundles: SHA-256 of the Flower bundles whose runs a deployed node answers (`client.launcher`), or ["*"];
+            none for a new site. No code of a bundle ever runs.
         allow_without_privacy: whether a run without noise may touch the data.
         require_approval: whether every run needs the operator's signed approval (`client.approval`).
     """
@@ -72,6 +74,7 @@ class Policy(Strict):
     max_metric_releases: Count = 10
     allowed_features: tuple[str, ...] = ("*",)
     allowed_code: tuple[str, ...] = ("*",)
+    allowed_bundles: tuple[str, ...] = ()
     allow_without_privacy: bool = False
     require_approval: bool = True
 

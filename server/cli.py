@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from mmrec_model.errors import UsageError
+from server import serving_cli
 
 Folder = Annotated[Path, typer.Argument(help="The coordinator's folder, WORKSPACE/coordinator.")]
 Partner = Annotated[str, typer.Argument(help="The partner's name.")]
@@ -31,6 +32,8 @@ def register(app: typer.Typer) -> None:
         ("revoke", revoke),
         ("node-keys", node_keys),
     ):
+        group.command(name)(command)
+    for name, command in serving_cli.COMMANDS:
         group.command(name)(command)
     app.add_typer(group, name="coordinator")
 
