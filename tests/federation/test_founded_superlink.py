@@ -10,7 +10,7 @@ import pytest
 
 from client.node_key import create_node_key
 from server.founding import found_federation
-from server.superlink import superexec_command, superlink_command
+from server.superlink import superlink_command
 from tests.federation.programs import NOW, flwr, found_and_enrol, free_port, program, waited
 
 
@@ -30,9 +30,6 @@ def test_an_enrolled_node_gets_in_and_a_stranger_and_a_wrong_ca_do_not(tmp_path:
 
     with program(tmp_path, *superlink_command(made.coordinator, port=port, health_port=free_port())) as (_, log):
         assert waited(lambda: "Uvicorn running" in log.read_text()), log.read_text()
-        with program(tmp_path, *superexec_command(made.coordinator, port=port)) as (executor, said):
-            assert waited(lambda: "/v1/runtime/acquire-task" in log.read_text()), (log.read_text(), said.read_text())
-            assert executor.poll() is None
         assert "registered" in flwr(tmp_path, "supernode", "register", str(made.node_key), "prod", "--name", "north")
         for key, ca in (
             (tmp_path / "stranger" / "node.key", None),
