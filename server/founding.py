@@ -58,6 +58,7 @@ from server.certificates import (
     names_of,
     warnings_for,
 )
+from server.ports import LOOPBACK
 from server.sites import KEY, coordinator_key
 
 CA_KEY: Final = "ca.key"
@@ -65,8 +66,6 @@ CA_CERTIFICATE: Final = "ca.crt"
 SERVER_KEY: Final = "server.key"
 SERVER_CERTIFICATE: Final = "server.crt"
 SUPEREXEC_SECRET: Final = "superexec.secret"  # noqa: S105 - the name of a file
-LOOPBACK: Final = "127.0.0.1"
-"""Where the coordinator's own programs reach the SuperLink; every server certificate names it."""
 _FOUNDED: Final = (CA_KEY, CA_CERTIFICATE, SERVER_KEY, SERVER_CERTIFICATE, SUPEREXEC_SECRET, FEDERATION)
 _PUBLIC_MODE: Final = 0o644
 _SECRET_BYTES: Final = 32

@@ -28,11 +28,11 @@ from mmrec_model.privacy.files import file_faults
 from mmrec_model.storage import write_atomically
 from server.certificates import names_of
 from server.founding import CA_CERTIFICATE, SERVER_CERTIFICATE, SERVER_KEY, read_certificate, read_founded
-from server.superlink import LOOPBACK, SUPERLINK_PORT, joined, require_loopback, require_ports
+from server.ports import GATEWAY_HEALTH_PORT, LOOPBACK, SUPERLINK_PORT
+from server.superlink import joined, require_loopback, require_ports
 
 GATEWAY: Final = "gateway"
 CONFIGURATION: Final = "nginx.conf"
-HEALTH_PORT: Final = 9190
 _KIB: Final = 1 << 10
 _MIB: Final = 1 << 20
 FLEET_CALLS: Final[Mapping[str, int]] = {
@@ -91,7 +91,7 @@ def plan_gateway(
     *,
     listen: str,
     superlink: str = f"{LOOPBACK}:{SUPERLINK_PORT}",
-    health_port: int = HEALTH_PORT,
+    health_port: int = GATEWAY_HEALTH_PORT,
 ) -> Gateway:
     """A gateway for a founded federation.
 

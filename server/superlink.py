@@ -1,4 +1,4 @@
-"""The command lines of Flower's SuperLink and SuperExec beside a founded folder, hardened; nothing is started here.
+"""The command lines of Flower's SuperLink and SuperExec beside a founded folder, hardened.
 
 Read in flwr 1.41 (`superlink/cli/flower_superlink.py`, `supercore/cli/flower_superexec.py`):
 
@@ -12,20 +12,46 @@ Read in flwr 1.41 (`superlink/cli/flower_superlink.py`, `supercore/cli/flower_su
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
-from mmrec_model.errors import UsageError
+from mmrec_model.errors import ConfigError, UsageError
 from mmrec_model.federation_file import is_ip
 from mmrec_model.flower_environment import quiet_environment
-from server.founding import CA_CERTIFICATE, LOOPBACK, SERVER_CERTIFICATE, SERVER_KEY, SUPEREXEC_SECRET
+from server.certificates import names_of
+from server.founding import (
+    CA_CERTIFICATE,
+    SERVER_CERTIFICATE,
+    SERVER_KEY,
+    SUPEREXEC_SECRET,
+    read_certificate,
+    read_founded,
+)
+from server.ports import LOOPBACK, SUPERLINK_PORT
 
-__all__ = ["LOOPBACK", "STATE", "quiet_environment", "superexec_command", "superlink_command"]
+__all__ = [
+    "LOOPBACK",
+    "STATE",
+    "SUPERLINK_PORT",
+    "become",
+    "joined",
+    "printed",
+    "quiet_environment",
+    "require_loopback",
+    "require_ports",
+    "require_reachable",
+    "superexec_command",
+    "superlink_command",
+]
 
 STATE: Final = "state.db"
 """The SuperLink's database in the coordinator's folder; it holds updates in clear until they are averaged."""
-SUPERLINK_PORT: Final = 9191
 _LAST_PORT: Final = 65535
 
 
@@ -74,6 +100,40 @@ def superexec_command(
     words += ["--root-certificates", str(folder / CA_CERTIFICATE)]
     words += ["--superexec-auth-secret-file", str(folder / SUPEREXEC_SECRET)]
     return [*words, *_health(host, health_port)]
+
+
+def require_reachable(folder: Path) -> None:
+    """Refuse a folder whose SuperLink its own SuperExec would not believe.
+
+    Raises:
+        ConfigError: it is not founded, or its certificate does not name 127.0.0.1.
+    """
+    read_founded(folder)
+    if LOOPBACK not in names_of(read_certificate(folder / SERVER_CERTIFICATE)):
+        raise ConfigError(
+            f"the certificate of {folder} does not name {LOOPBACK}, where the SuperLink's own programs reach it",
+            remedy=f"mmrec federation renew {folder}",
+        )
+
+
+def printed(words: Sequence[str]) -> str:
+    """The command with its environment as one line for a shell."""
+    return shlex.join(["env", *(f"{name}={value}" for name, value in quiet_environment().items()), *words])
+
+
+def become(words: Sequence[str]) -> NoReturn:
+    """Turn this process into the program: quiet environment, and new files readable by their owner alone.
+
+    Raises:
+        ConfigError: the program is not installed.
+    """
+    beside = Path(sys.executable).parent
+    search = f"{beside}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    path = shutil.which(words[0], path=search)
+    if path is None:
+        raise ConfigError(f"{words[0]} is not installed", remedy="Install mmrec with its dependencies")
+    os.umask(0o077)
+    os.execve(path, [path, *words[1:]], {**os.environ, **quiet_environment(), "PATH": search})  # noqa: S606
 
 
 def require_loopback(host: str) -> None:
