@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from client.confinement import confine, require_bundle, require_place
 from client.policy import read_policy
+from mmrec_model.canonical import sha256_hex
 from mmrec_model.errors import ConfigError, PolicyRefusal
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Gate:
         try:
             digest = require_bundle(read_policy(self._policy_file), content)
         except PolicyRefusal:
-            logger.exception("refused a bundle of %d bytes", len(content))
+            logger.exception("refused the bundle %s of %d bytes", sha256_hex(content), len(content))
             raise
         except Exception:
             logger.exception("the site's policy cannot be used")

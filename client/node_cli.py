@@ -37,7 +37,6 @@ def join(
     from mmrec_model.privacy.files import FileLock  # noqa: PLC0415
     from mmrec_model.supervision import json_lines, stopped_by_signals, supervise  # noqa: PLC0415
 
-    os.umask(0o077)
     root = site.resolve()
     federation = _checked(root, port)
     node_programs.prepare_node(root, federation)
@@ -48,6 +47,7 @@ def join(
         for program in programs:
             typer.echo(shlex.join(program.command))
         return
+    os.umask(0o077)
     lock = FileLock(root / node_programs.LOCK, remedy="The site has joined already; end the other process first")
     try:
         with stopped_by_signals() as stop, json_lines(root / node_programs.LOG) as note:
@@ -80,6 +80,8 @@ def _checked(root: Path, port: int) -> FederationFile:
             f"failed: {', '.join(one.name for one in results if one.finding.level == 'failed')}",
             remedy="Do what the list says, and join again",
         )
+    if not own.site.policy.allowed_bundles:
+        typer.echo("Warning: the policy allows no bundle, so every run is refused; see allowed_bundles.", err=True)
     if own.federation is None:
         raise ConfigError(f"{root} has joined no federation", remedy="Make the site with mmrec site init")
     return own.federation

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from server.ports import LOOPBACK, SUPERLINK_PORT
+
 if TYPE_CHECKING:
     from mmrec_model.supervision import Note
     from server.flower_programs import Connection
 
-SUPERLINK_PORT: Final = 9191
 Folder = Annotated[Path, typer.Argument(help="The coordinator's folder, WORKSPACE/coordinator, founded.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Of the SuperLink, on loopback.")]
 _LOOK_SECONDS: Final = 2.0
@@ -34,20 +35,21 @@ def serve(
     from mmrec_model.supervision import json_lines, stopped_by_signals, supervise  # noqa: PLC0415
     from server import flower_programs  # noqa: PLC0415
     from server.founding import read_founded  # noqa: PLC0415
+    from server.superlink import require_reachable  # noqa: PLC0415
 
-    os.umask(0o077)
-    file = read_founded(folder)
-    folder = folder.resolve()
+    require_reachable(folder)
+    file, folder = read_founded(folder), folder.resolve()
     programs = flower_programs.coordinator_programs(folder, port=port)
     if print_only:
         for program in programs:
             typer.echo(shlex.join(program.command))
         return
+    os.umask(0o077)
     connection = flower_programs.Connection.open(folder, port=port)
     lock = FileLock(folder / flower_programs.LOCK, remedy="It is served already; end the other process first")
     try:
         with stopped_by_signals() as stop, json_lines(folder / flower_programs.LOG) as note:
-            typer.echo(f"Federation '{file.name}' is served on 127.0.0.1:{port}; log: {folder / flower_programs.LOG}")
+            typer.echo(f"Federation '{file.name}' is served on {LOOPBACK}:{port}; log: {folder / flower_programs.LOG}")
             threading.Thread(target=_keep_registered, args=(connection, stop, note), daemon=True).start()
             supervise(programs, stop, note)
     finally:

@@ -59,7 +59,10 @@ def test_a_program_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None
 
 def test_the_end_reaches_what_a_program_started_even_if_it_does_not_listen(tmp_path: Path) -> None:
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
-    code = f"import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', {deaf!r}])\nprint(p.pid, flush=True)\ntime.sleep(60)"
+    code = (
+        f"import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', {deaf!r}])\n"
+        "print(p.pid, flush=True)\ntime.sleep(60)"
+    )
     events = supervised([program(tmp_path, code)], lambda seen: count(seen, "said") >= 2)
     child = next(
         int(str(event["text"])) for event in events if event["event"] == "said" and str(event["text"]).isdigit()

@@ -11,14 +11,12 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,20 +37,21 @@ from server.flower_programs import Connection
 from server.founding import found_federation
 from server.journal import read_journal
 from server.operation import enrol_from_file
-from server.submission import RunFailed, make_bundle, submit, wait_for_end
+from server.submission import RunFailed, make_bundle, wait_for_end
 from simulations.loopback import run_loopback
 from simulations.partition import write_sites
 from simulations.workspace import Recipe, divide, plan
+from tests.federation.programs import NOW, free_port, waited
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-NOW = datetime.now(UTC)
+MMREC = [sys.executable, "-c", "import sys; from mmrec_model.cli import main; sys.exit(main())"]
 
 
 @contextmanager
 def command(log: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
     """A command of `mmrec` in the foreground; ended by SIGTERM, and then it must end by itself."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "SHOULD_NOT_TRAVEL": "token"}
-    line = [sys.executable, "-c", "import sys; from mmrec_model.cli import main; sys.exit(main())", *words]
+    line = [*MMREC, *words]
     with log.open("wb") as stream:
         process = subprocess.Popen(line, stdout=stream, stderr=stream, env=environment, cwd=log.parent)
     try:
@@ -63,20 +62,6 @@ def command(log: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
             process.wait(40)
         finally:
             process.kill()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
-
-
-def waited(until: Callable[[], bool], seconds: float = 90.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if until():
-            return True
-        time.sleep(0.5)
-    return False
 
 
 def write_data(folder: Path, *, items: int = 12, users: int = 50) -> None:
@@ -141,67 +126,100 @@ def charges(site: Path) -> int:
     return sum(record.charge is not None for record in Site.open(site).inspect_ledger().history.records)
 
 
+def noted(site: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (site / "log" / "node.jsonl").read_text().splitlines()]
+
+
 def said(site: Path) -> list[str]:
-    lines = [json.loads(line) for line in (site / "log" / "node.jsonl").read_text().splitlines()]
-    return [line["text"] for line in lines if line["event"] == "said"]
+    return [event["text"] for event in noted(site) if event["event"] == "said"]
 
 
 def failure(coordinator: Path) -> str:
     return str([event for event in read_journal(coordinator / "run.jsonl") if event["event"] == "failed"][-1])
 
 
-@pytest.mark.slow
-def test_joined_partners_run_their_own_code_and_refuse_what_they_did_not_allow(tmp_path: Path) -> None:
-    port = free_port()
-    coordinator, sites, config = make_federation(tmp_path, port)
-    work = coordinator.parent
-    before = Path(shutil.copytree(work, tmp_path / "loopback" / "work"))
-    # A client of the same name in the bundle would raise here; and it is not unpacked at all.
+def run(coordinator: Path, plan_file: Path, port: int) -> subprocess.CompletedProcess[str]:
+    """`mmrec coordinator run`."""
+    words = ["coordinator", "run", str(coordinator), str(plan_file), "--port", str(port)]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run([*MMREC, *words], capture_output=True, text=True, env=environment, check=False)
+
+
+@contextmanager
+def joined(folder: Path, coordinator: Path, sites: list[Path], port: int) -> Iterator[Connection]:
+    """The coordinator served, and the sites joined."""
     with ExitStack() as running:
-        running.enter_context(
-            command(tmp_path / "serve.log", "coordinator", "serve", str(coordinator), "--port", str(port))
-        )
+        serve = ("coordinator", "serve", str(coordinator), "--port", str(port))
+        running.enter_context(command(folder / "serve.log", *serve))
         connection = Connection.open(coordinator, port=port)
-        assert waited(connection.is_up), (tmp_path / "serve.log").read_text()
+        assert waited(connection.is_up), (folder / "serve.log").read_text()
         log = coordinator / "log" / "coordinator.jsonl"
         assert waited(lambda: log.read_text().count('"registered"') == len(sites)), log.read_text()
         for site in sites:
             words = ("site", "join", str(site), "--port", str(free_port()))
-            running.enter_context(command(tmp_path / f"{site.name}.log", *words))
-        assert wait_for_end(connection, submit(connection, work / "plan.json")) == coordinator / "final.safetensors"
+            running.enter_context(command(folder / f"{site.name}.log", *words))
+        yield connection
 
-        run_loopback(server_app, client_app, sorted(before.glob("sites/*")), {"workspace": str(before)})
-        exported = (coordinator / "final.safetensors").read_bytes()
-        assert exported == (before / "coordinator" / "final.safetensors").read_bytes()
+
+@pytest.mark.slow
+def test_joined_partners_run_their_own_code_and_refuse_what_they_did_not_allow(tmp_path: Path) -> None:
+    port = free_port()
+    coordinator, sites, config = make_federation(tmp_path, port)
+    before = Path(shutil.copytree(coordinator.parent, tmp_path / "loopback" / "work"))
+    with joined(tmp_path, coordinator, sites, port) as connection:
+        a_run_trains_and_gives_the_model_of_the_loopback_engine(coordinator, sites, before, port)
         spent = {site: charges(site) for site in sites}
-        assert all(spent.values())
-        for site in sites:
-            records = Site.open(site).inspect_ledger().history.records
-            assert records[-1].type == RecordType.COUNTERSIGN
-            assert any("nothing of it is unpacked or run" in line for line in said(site))
-            assert not (site / "node" / "flower" / "apps").exists()
-
-        app = coordinator / "flower" / "mmrec-run"
-        (app / "client").mkdir()
-        (app / "client" / "app.py").write_text("raise RuntimeError('foreign code ran')\n")
-        project = app / "pyproject.toml"
-        project.write_text(project.read_text().replace('["pyproject.toml"]', '["client/**/*.py"]'))
-        with pytest.raises(RunFailed):
-            wait_for_end(connection, connection.submit(app, work))
-        assert "not one that this partner allows" in failure(coordinator)
-        for site in sites:
-            assert any("refused a bundle of" in line for line in said(site))
-            assert not any("foreign code ran" in line for line in said(site))
-            assert charges(site) == spent[site]
-
+        a_bundle_with_other_bytes_is_refused(connection, sites)
+        assert {site: charges(site) for site in sites} == spent
         other = tmp_path / "other.json"
         other.write_text(config.model_copy(update={"run_id": "unseen"}).model_dump_json())
-        shutil.rmtree(app)
-        with pytest.raises(RunFailed):
-            wait_for_end(connection, submit(connection, other))
+        done = run(coordinator, other, port)
+        assert done.returncode == 1, done.stdout + done.stderr
         assert "approval" in failure(coordinator)
         assert {site: charges(site) for site in sites} == spent
+        a_killed_node_comes_back(sites[0])
     assert alive(tmp_path) == []
+
+
+def a_run_trains_and_gives_the_model_of_the_loopback_engine(
+    coordinator: Path, sites: list[Path], before: Path, port: int
+) -> None:
+    done = run(coordinator, coordinator.parent / "plan.json", port)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert str(coordinator / "final.safetensors") in done.stdout
+    run_loopback(server_app, client_app, sorted(before.glob("sites/*")), {"workspace": str(before)})
+    exported = (coordinator / "final.safetensors").read_bytes()
+    assert exported == (before / "coordinator" / "final.safetensors").read_bytes()
+    for site in sites:
+        assert charges(site) > 0
+        assert Site.open(site).inspect_ledger().history.records[-1].type == RecordType.COUNTERSIGN
+        assert any("nothing of it is unpacked or run" in line for line in said(site))
+        assert not (site / "node" / "flower" / "apps").exists()
+
+
+def a_bundle_with_other_bytes_is_refused(connection: Connection, sites: list[Path]) -> None:
+    app = connection.folder / "flower" / "mmrec-run"
+    (app / "client").mkdir()
+    (app / "client" / "app.py").write_text("raise RuntimeError('foreign code ran')\n")
+    project = app / "pyproject.toml"
+    project.write_text(project.read_text().replace('["pyproject.toml"]', '["client/**/*.py"]'))
+    with pytest.raises(RunFailed):
+        wait_for_end(connection, connection.submit(app, connection.folder.parent))
+    assert "not one that this partner allows" in failure(connection.folder)
+    for site in sites:
+        assert any("refused the bundle" in line for line in said(site))
+        assert not any("foreign code ran" in line for line in said(site))
+    shutil.rmtree(app)
+
+
+def a_killed_node_comes_back(site: Path) -> None:
+    """Flower 1.41 lets it log in again only after a minute; until then it ends, and is started again."""
+    started = [event["pid"] for event in noted(site) if (event["program"], event["event"]) == ("supernode", "started")]
+    os.kill(started[-1], signal.SIGKILL)
+    assert waited(lambda: sum("SuperNode ID" in line for line in said(site)) == 2, 180.0), said(site)[-10:]
+    ended = [event["code"] for event in noted(site) if event["event"] == "ended"]
+    assert ended[0] == -signal.SIGKILL
+    assert len(ended) > 1
 
 
 def alive(folder: Path) -> list[str]:
