@@ -103,9 +103,9 @@ class Connection:
 
     def is_up(self) -> bool:
         """Whether the SuperLink answers."""
-        context = ssl.create_default_context(cafile=str(self.folder / CA_CERTIFICATE))
-        link = http.client.HTTPSConnection(LOOPBACK, self.port, timeout=_HEALTH_SECONDS, context=context)
         try:
+            context = ssl.create_default_context(cafile=str(self.folder / CA_CERTIFICATE))
+            link = http.client.HTTPSConnection(LOOPBACK, self.port, timeout=_HEALTH_SECONDS, context=context)
             with closing(link):
                 link.request("GET", "/health")
                 return link.getresponse().status == http.client.OK
