@@ -28,7 +28,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final, TypeAlias
 
-PAUSES: Final = (2.0, 10.0, 30.0, 60.0)
+PAUSES: Final = (2.0, 10.0, 20.0, 30.0)
 """Seconds; together longer than the minute in which Flower 1.41 does not let a killed node log in again."""
 SETTLED: Final = 120.0
 _STOP_SECONDS: Final = 15.0
