@@ -5,6 +5,7 @@ Run by `pytest -m slow tests/federation/test_gateway_processes.py`; the program 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -208,6 +209,17 @@ def test_a_chunk_of_five_mebibytes_passes_and_a_body_over_the_limit_does_not(run
     too_long = f"POST /v1/fleet/push-object HTTP/1.1\r\nHost: a\r\nContent-Length: {17 << 20}\r\n\r\n"
     assert running.answers(too_long.encode()) == [413]
     assert running.heard("/v1/") == before
+
+
+def test_one_address_has_so_many_connections_and_one_more_is_told_to_come_again(running: Running) -> None:
+    context = ssl.create_default_context(cafile=str(running.made.ca))
+    with contextlib.ExitStack() as held:
+        for _ in range(64):
+            plain = held.enter_context(socket.create_connection(("127.0.0.1", running.public), timeout=20))
+            tls = held.enter_context(context.wrap_socket(plain, server_hostname="127.0.0.1"))
+            tls.sendall(START + b"Content-Length: 9\r\n\r\n")
+        assert waited(lambda: running.post(CALL) == 503, 10)
+    assert waited(lambda: running.post(CALL) == 401, 10)
 
 
 def test_all_ports_but_the_public_one_are_on_loopback(running: Running) -> None:
