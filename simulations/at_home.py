@@ -20,7 +20,7 @@ from mmrec_model.evaluation.ranking import Ranks
 from mmrec_model.model.items import Items
 from mmrec_model.model.state import model_of_state, state_of_rung
 from mmrec_model.protocol import PRIOR, Arrays
-from simulations.panels import Panel, model_on_histories
+from simulations.panels import HistoryScorer, Panel, model_on_histories
 from simulations.staying_alone import at_partners
 
 
@@ -31,10 +31,16 @@ class Joined:
     Attributes:
         test: ranks of the test panel, each user answered by the own partner.
         weighed: by partner number, the terms and the validation figures that chose their weights.
+        scorers: by partner number, from histories of its users to scores.
     """
 
     test: Ranks
     weighed: Mapping[int, Weighed]
+    scorers: Mapping[int, HistoryScorer]
+
+    def rank(self, panel: Panel) -> Ranks:
+        """Ranks of another panel of the same federation."""
+        return _rank(self.scorers, panel)
 
 
 def join_at_home(
@@ -68,5 +74,9 @@ def join_at_home(
         terms = learn_terms(data.train, vectors, validation.task.n_items)
         histories = [validation.histories[user] for user in mine]
         weighed[number] = weigh_terms(terms, histories, validation.task.take(mine), exported, content, seed=config.seed)
-    own = {number: test.scorer(one.terms.scorer(exported, content)) for number, one in weighed.items()}
-    return Joined(test.rank(at_partners(test, own)), weighed)
+    scorers = {number: one.terms.scorer(exported, content) for number, one in weighed.items()}
+    return Joined(_rank(scorers, test), weighed, scorers)
+
+
+def _rank(scorers: Mapping[int, HistoryScorer], panel: Panel) -> Ranks:
+    return panel.rank(at_partners(panel, {number: panel.scorer(score) for number, score in scorers.items()}))

@@ -109,6 +109,7 @@ class Extras:
 
     Attributes:
         held_out: panel of the items that were kept out of all training on purpose.
+        placed: the system with places for new items in its lists, asked for `held_out` alone.
         alone: ranks on the panel when each partner trained alone.
         without: by partner number, ranks on the panel of a model trained without that partner.
         others: ranks of other systems on the panel, to compare with.
@@ -116,6 +117,7 @@ class Extras:
     """
 
     held_out: Panel | None = None
+    placed: HistoryScorer | None = None
     alone: Ranks | None = None
     without: Mapping[int, Ranks] = field(default_factory=dict)
     others: Mapping[str, Ranks] = field(default_factory=dict)
@@ -188,7 +190,8 @@ def assess(
         items=panel.task.n_items,
         overall=_slice(found.ranks, OVERALL),
         targets={name: _slice(ranks) for name, ranks in by_band.items()},
-        held_out=None if held_out is None else _slice(held_out.rank(held_out.scorer(score))),
+        held_out=_kept_out(held_out, score),
+        held_out_placed=_kept_out(held_out, extras.placed),
         new_users=_new_users(panel, score, found.ranks, lengths_U, seed),
         activity=_groups(found.ranks, activity_quartile(lengths_U), QUARTILES),
         taste=_groups(found.ranks, taste(panel.histories, panel.counts_N), TASTES),
@@ -199,6 +202,10 @@ def assess(
             for name, pair in compare(found.ranks, extras.others, VERDICT, seed=seed).items()
         ],
     )
+
+
+def _kept_out(panel: Panel | None, score: HistoryScorer | None) -> SliceRecord | None:
+    return None if panel is None or score is None else _slice(panel.rank(panel.scorer(score)))
 
 
 def _slice(found: Ranks, names: Sequence[str] = SLICED) -> SliceRecord:

@@ -15,7 +15,7 @@ import numpy as np
 from client.site import Site
 from mmrec_model.data.catalogue import Catalogue
 from mmrec_model.features.bundle import FeatureBundle
-from simulations.panels import Panel, panel_of
+from simulations.panels import Panel, panel_of, with_new_items
 from simulations.quality import Extras, ItemFacts, assess
 from simulations.quality_page import write_quality_page
 from simulations.quality_record import write_quality
@@ -51,8 +51,12 @@ def write_quality_of_run(  # noqa: PLR0917 - the parts of one run
     cold = panel_of([site.dataset for site in sites], "cold")
     held_out = cold if cold.histories else None
     exported, ease = standing.exported, standing.ease
+    new_N = np.zeros(test.task.n_items, dtype=np.bool_)
+    for site in sites:
+        new_N[site.dataset.cold_items.items] = True
     extras = Extras(
         held_out=held_out,
+        placed=with_new_items(exported.score, standing.content, new_N),
         alone=standing.alone.test if test.own is None else None,
         others=standing.floors,
         partner_names=names,

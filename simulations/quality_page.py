@@ -77,6 +77,8 @@ def slice_rows(records: Sequence[QualityRecord]) -> Iterator[tuple[str, str, lis
     )
     if first.held_out is not None and first.held_out.users:
         yield "Held-out item", "kept out of training", [one.held_out for one in records]
+    if first.held_out_placed is not None and first.held_out_placed.users:
+        yield "Held-out item", "with places for new items", [one.held_out_placed for one in records]
     for group, attribute, names in groups:
         for name in names:
             if getattr(first, attribute)[name].users:

@@ -113,6 +113,7 @@ class QualityRecord(Strict):
         overall: all users.
         targets: by popularity of the held-out item in training; `cold` ones have no interaction at all.
         held_out: items that were kept out of all training on purpose; null where none were.
+        held_out_placed: the same with one place in ten of every list kept for them; null where that was not measured.
         new_users: by number of events that the system was shown of the same users; `all` for the whole history.
         activity: users by length of history.
         taste: users by popularity of history.
@@ -128,6 +129,7 @@ class QualityRecord(Strict):
     overall: SliceRecord
     targets: dict[str, SliceRecord]
     held_out: SliceRecord | None
+    held_out_placed: SliceRecord | None = None
     new_users: dict[str, SliceRecord]
     activity: dict[str, SliceRecord]
     taste: dict[str, SliceRecord]

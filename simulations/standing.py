@@ -14,7 +14,7 @@ from client.site import Site
 from mmrec_model.config import RunConfig
 from mmrec_model.evaluation.baselines import Recommender, scorer
 from mmrec_model.evaluation.ranking import Ranks
-from mmrec_model.model.state import model_of_state
+from mmrec_model.model.state import model_of_state, state_of_rung
 from mmrec_model.protocol import PRIOR, Arrays
 from simulations.assessment import fit_baselines, floor_ranks, model_ranks
 from simulations.at_home import Joined, join_at_home
@@ -48,6 +48,7 @@ class Standing:
 
     Attributes:
         exported: what the federation gave.
+        content: its free content profile, from histories to scores.
         floors: by name.
         baselines: by name, EASE among them where the catalogue is small enough.
         ease: EASE with its lists; None above its item limit.
@@ -57,6 +58,7 @@ class Standing:
     """
 
     exported: System
+    content: HistoryScorer
     floors: Mapping[str, Ranks]
     baselines: Mapping[str, Ranks]
     ease: System | None
@@ -78,7 +80,10 @@ def rank_systems(  # noqa: PLR0917 - the parts of one run
         progress: told after each kind of system.
     """
     items = sites[0].items
-    score = model_on_histories(model_of_state(config, state), items.with_prior(state[PRIOR]))
+    score, content = (
+        model_on_histories(model_of_state(config, one), items.with_prior(state[PRIOR]))
+        for one in (state, state_of_rung(config, state, "content"))
+    )
     progress("assessing", 0, 5)
     if test.own is None:
         measured = measure(test, score)
@@ -100,7 +105,7 @@ def rank_systems(  # noqa: PLR0917 - the parts of one run
     datasets = [site.dataset for site in sites]
     joined = join_at_home(config, items, datasets, validation, test, state=state) if test.own is None else None
     progress("assessing", 5, 5)
-    return Standing(exported, floors, baselines, ease, alone, joined)
+    return Standing(exported, content, floors, baselines, ease, alone, joined)
 
 
 def _measured(fitted: Recommender, test: Panel) -> System:

@@ -11,12 +11,12 @@ Shapes: B users, N items of the catalogue.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from mmrec_model.errors import ModelError
 
@@ -34,7 +34,10 @@ def reserve_places(
     *,
     every: int = EVERY,
 ) -> Floats:
-    """Scores `[B, N]` of the merged lists: minus the place, equal where the given scores are equal.
+    """Scores `[B, N]` of the merged lists: minus the place.
+
+    Equal scores are put in an order that is drawn for the user's history: the same one each time, and not that of the
+    items.
 
     Args:
         scores_BN: of the model; they order the items that are not new.
@@ -62,11 +65,12 @@ def reserve_places(
 def _order(
     scores_BN: Floats, histories: Sequence[npt.NDArray[np.int64]], chosen_N: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int64]:
-    """Place from 0 of the chosen items among themselves, equal for equal scores; what a user has comes last."""
-    wanted_BN = scores_BN.astype(np.float64)
+    """Place from 0 of the chosen items among themselves; what a user has comes last."""
+    chosen = np.flatnonzero(chosen_N)
+    places_BC = np.empty((len(scores_BN), len(chosen)), dtype=np.int64)
     for row, history in enumerate(histories):
-        wanted_BN[row, history] = -np.inf
-    wanted = wanted_BN[:, chosen_N]
-    if not wanted.shape[1]:
-        return np.zeros(wanted.shape, dtype=np.int64)
-    return np.asarray(rankdata(-wanted, method="min", axis=1), dtype=np.int64) - 1
+        wanted_N = scores_BN[row].astype(np.float64)
+        wanted_N[history] = -np.inf
+        luck_C = np.random.default_rng(zlib.crc32(history.tobytes())).random(len(chosen))
+        places_BC[row, np.lexsort((luck_C, -wanted_N[chosen]))] = np.arange(len(chosen))
+    return places_BC

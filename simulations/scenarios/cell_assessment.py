@@ -36,6 +36,7 @@ from simulations.assessment import (
     ranks_with_new_items,
     upper_rung_ranks,
 )
+from simulations.at_home import join_at_home
 from simulations.panels import Bools, panel_of
 from simulations.record import final_state, spent_epsilon
 from simulations.run_record import Metrics, Verdict
@@ -55,6 +56,8 @@ TRAIN_ITEMS_ALONE = "train_items_alone"
 """The exported model where the validation item is no input."""
 NEW_PLACES = "new_places"
 """The exported model with one place in ten of every list kept for new items, where a cell holds some out."""
+AT_HOME = "at_home"
+"""The exported model with each partner's own terms, where there are several partners."""
 
 Systems = dict[str, Ranks]
 
@@ -120,7 +123,12 @@ def assess_cell(done: Finished, measures: Measures) -> tuple[CellRecord, dict[st
         systems[TRAIN_ITEMS_ALONE] = _train_items_alone(done, state)
         if (new_N := _new_items(done)).any():
             systems[NEW_PLACES] = ranks_with_new_items(config, items, test, state, new_N)
-        ladder = _ladder(done, state, systems, {EXPORTED: chosen}, measures)
+        known: Systems = {EXPORTED: chosen}
+        if len(done.sites) > 1:
+            datasets = [site.dataset for site in done.sites]
+            joined = join_at_home(config, items, datasets, validation, test, state=state)
+            systems[AT_HOME], known[AT_HOME] = joined.test, joined.rank(validation)
+        ladder = _ladder(done, state, systems, known, measures)
     rounds = [event for event in done.events if event.get("event") == "round"]
     rejected: Counter[str] = Counter()
     for event in rounds:

@@ -26,6 +26,7 @@ _LABELS = {
     "free": "free content and popularity",
     "trained": "all of these and the trained part",
     "train_items_alone": "exported, train items alone",
+    "at_home": "exported, with own terms at home",
     "new_places": "exported, one place in ten for new items",
     "popularity": "popularity",
     "popularity_bounded": "bounded popularity",
@@ -59,7 +60,8 @@ def utility_figure(record: UtilityGrid) -> str:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH, _HEIGHT))
         axes = figure.subplots()
-        drawn = (("exported", "exported", ACCENT, "own"), ("rung", "free_content_with_prior", SECOND, "floor"),
+        drawn = (("exported", "exported", ACCENT, "own"), ("home", "at_home", ACCENT, "own"),
+                 ("rung", "free_content_with_prior", SECOND, "floor"),
                  ("rung", "free_content", SECOND, "floor"), ("rung", "popularity_dp", SECOND, "floor"),
                  ("rival", "dpals", SOFT, "baseline"), ("rival", "popularity_dp", SOFT, "baseline"))  # fmt: skip
         for kind, name, colour, line in drawn:

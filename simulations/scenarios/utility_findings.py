@@ -18,7 +18,7 @@ from mmrec_model.evaluation.ranking import Floats, Ranks, per_user
 from mmrec_model.evaluation.significance import holm, over_seeds, sign_flip_p
 from mmrec_model.ladder import TRAINED
 from simulations.assessment import FLOORS
-from simulations.scenarios.cell_assessment import NEW_PLACES, TRAIN_ITEMS_ALONE
+from simulations.scenarios.cell_assessment import AT_HOME, NEW_PLACES, TRAIN_ITEMS_ALONE
 from simulations.scenarios.grid_record import EXPORTED, CellFile, CellLadder, Estimate
 from simulations.scenarios.interface import Evidence
 from simulations.scenarios.rival_record import RivalFile
@@ -29,8 +29,10 @@ METRIC: Final = "ndcg_at_10"
 RECALL: Final = "recall_at_10"
 DP_POPULARITY: Final = "popularity_dp (all of epsilon)"
 """The rival that spends the whole price on popularity; the floor of the same name spends the plan's share."""
-SYSTEMS: Final = (EXPORTED, *FLOORS.values(), "pairs", "collaboration", TRAINED)
-"""What a cell ranks, from what was exported over the floors to what was trained."""
+RANKED: Final = (*FLOORS.values(), "pairs", "collaboration", TRAINED)
+"""The rungs that a cell ranks, from the floors to what was trained."""
+SYSTEMS: Final = (EXPORTED, *RANKED)
+"""The same behind what was exported."""
 RUNGS: Final = (*FLOORS, "pairs", "collaboration", TRAINED)
 """The same without what was exported, as the gate calls them."""
 WIDTH: Final = 1.96
@@ -92,8 +94,8 @@ def _ladder(cell: CellFile) -> CellLadder:
 
 
 def _entries(place: Place, files: Sequence[CellFile]) -> list[SystemEntry]:
-    """What was exported, and every rung."""
-    return [_entry(place, name, files) for name in SYSTEMS if name in files[0].test_ranks]
+    """What was exported, what partners make of it, and every rung."""
+    return [_entry(place, name, files) for name in (EXPORTED, AT_HOME, *RANKED) if name in files[0].test_ranks]
 
 
 def _entry(place: Place, name: str, files: Sequence[CellFile]) -> SystemEntry:
@@ -101,7 +103,7 @@ def _entry(place: Place, name: str, files: Sequence[CellFile]) -> SystemEntry:
     alone = [values_of(cell.test_ranks[TRAIN_ITEMS_ALONE], METRIC) for cell in files]
     return SystemEntry(
         system=name,
-        kind="exported" if name == EXPORTED else "rung",
+        kind="exported" if name == EXPORTED else "home" if name == AT_HOME else "rung",
         epsilon=place[0],
         noise=place[1],
         seeds=len(files),

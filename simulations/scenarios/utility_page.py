@@ -210,6 +210,15 @@ def _alone(systems: Sequence[SystemEntry], own: Mapping[Place, float]) -> Iterat
             f"Partners that stay alone pay no price and reach {four(best.ndcg.value)} with {label(best.system)}, on "
             f"average over all users; the exported model is below that at {told}."
         )
+        home = {(one.epsilon or "", one.noise or ""): one.ndcg.value for one in systems if one.kind == "home"}
+        if home:
+            below = [place for place, value in home.items() if value < best.ndcg.value]
+            told = ", ".join(f"ε {epsilon} with {noise} noise" for epsilon, noise in below) or "no ε"
+            yield (
+                "With their own popularity and pairs beside the exported model, which never leave them and cost "
+                f"nothing, partners reach {four(min(home.values()))} to {four(max(home.values()))}, below staying "
+                f"alone at {told}."
+            )
 
 
 def _cold_items(record: UtilityGrid) -> Iterator[str]:

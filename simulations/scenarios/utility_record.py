@@ -9,7 +9,7 @@ from simulations.run_record import Amount, Finite, MetricName, Natural, Share
 from simulations.scenarios.grid_record import ColdRecord, Estimate, GridRecord, Traffic
 from simulations.scenarios.rival_record import RivalRecord
 
-Kind: TypeAlias = Literal["exported", "rung", "rival"]
+Kind: TypeAlias = Literal["exported", "home", "rung", "rival"]
 
 
 class SystemEntry(Strict):
@@ -17,7 +17,7 @@ class SystemEntry(Strict):
 
     Attributes:
         system: its name.
-        kind: what the federation exported, a rung of its ladder, or a rival.
+        kind: what the federation exported, that with the partners' own terms, a rung of its ladder, or a rival.
         epsilon: its price, `inf` for a federation without noise; null for a rival without a price.
         noise: `central` or `local`; null for a rival without a price.
         seeds: runs with other noise.

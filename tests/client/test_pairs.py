@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client import release
+from client.charge import RELEASES
 from client.pairs import count_pairs
 from client.release import answer
 from mmrec_model.collaboration.pairs import BOUND, triangle_size
@@ -173,7 +174,7 @@ def test_a_whole_plan_with_pairs_and_gate_spends_exactly_what_was_planned(
         assert answer(site, kind, request, arrays).reply.refusal == "", kind
     with site.open_ledger() as ledger:
         assert merge(map(from_record, ledger.spent())) == merge(plan_events(one_round))
-    assert [kind for kind in kinds(site) if kind in release.RELEASES.values()] == [
+    assert [kind for kind in kinds(site) if kind in RELEASES.values()] == [
         "popularity", "pairs", "train", "compare",
     ]  # fmt: skip
 

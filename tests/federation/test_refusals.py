@@ -21,9 +21,9 @@ from flwr.app import Array, ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
 
 from client import release
-from client import site as client_site
 from client.app import app as client_app
 from client.policy import Policy, read_policy
+from client.shared_parts import shared_bundle, shared_catalogue, shared_items
 from client.site import Site
 from mmrec_model.config import RunConfig
 from mmrec_model.config_ladder import CollaborationConfig, EvaluationConfig, GateConfig
@@ -356,8 +356,8 @@ def refusal_at(sites: SmallSites, name: str, spoil: Spoil, ask: Ask) -> Message:
     """What the network sees when a spoilt site is asked."""
     root = sites.copy(name, tight=True)
     spoil(root)
-    for cache in ("_catalogue", "_bundle", "_items"):
-        getattr(client_site, cache).cache_clear()  # a fresh process
+    for cache in (shared_catalogue, shared_bundle, shared_items):
+        cache.cache_clear()  # a fresh process
     kind, content = ask(sites.config)
     grid = LoopbackGrid(client_app, [root], {})
     (reply,) = grid.send_and_receive([Message(content, 100, kind.value, ttl=600.0, group_id="1")])

@@ -50,10 +50,19 @@ def test_items_of_the_history_take_no_place_of_others():
     assert not set(placed[:4]) & set(history)
 
 
-def test_equal_scores_stay_equal_so_that_ties_are_broken_by_whoever_ranks():
-    placed = reserve_places(np.zeros((1, 8), np.float32), np.zeros((1, 8), np.float32), [np.zeros(0, np.int64)],
-                            np.arange(8) >= 6)  # fmt: skip
-    assert len(set(placed[0, :6])) == len(set(placed[0, 6:])) == 1
+def test_equal_scores_are_ordered_by_a_draw_of_the_history_and_never_by_the_item():
+    flat, new = np.zeros((2, 40), np.float32), np.arange(40) >= 30
+    one, other = np.array([1]), np.array([2])
+    placed = lists(reserve_places(flat, flat, [one, other], new, every=4))
+    assert list(placed[0]) != list(placed[1]), "the draw belongs to the user"
+    again = lists(reserve_places(flat[:1], flat[:1], [one], new, every=4))
+    assert list(again[0]) == list(placed[0]), "whoever else is asked for"
+    for row in placed:
+        assert new[row[3]]
+        assert new[row[7]]
+        assert not new[row[:3]].any()
+    first = [lists(reserve_places(flat[:1], flat[:1], [np.array([item])], new))[0, 0] for item in range(20)]
+    assert len(set(first)) > 5
 
 
 @pytest.mark.parametrize(("every", "items"), [(1, 4), (0, 4), (3, 5)])

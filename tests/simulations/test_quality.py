@@ -11,7 +11,7 @@ from mmrec_model.evaluation.baselines import EASE, Popularity, interaction_matri
 from mmrec_model.evaluation.beyond_accuracy import coverage, top_k
 from mmrec_model.evaluation.ranking import RankingTask, per_user, ranks
 from mmrec_model.evaluation.slices import popularity_band
-from simulations.panels import TIES_SEED, HistoryScorer, Panel, baseline_on_histories
+from simulations.panels import TIES_SEED, HistoryScorer, Panel, baseline_on_histories, with_new_items
 from simulations.quality import NEW_USER_EVENTS, Extras, ItemFacts, assess, measure
 from simulations.quality_page import quality_fragment, write_quality_page
 from simulations.quality_record import QualityRecord, quality_json
@@ -122,6 +122,20 @@ def test_held_out_items_that_no_training_saw_are_at_nothing_for_a_system_of_item
     assert record.targets["cold"].metrics["recall_at_10"].chance > 0.2
     assert record.held_out is not None
     assert record.held_out.users == 20
+    assert record.held_out_placed is None
+
+
+def test_places_for_new_items_bring_back_held_out_items_that_popularity_buries(panel: Panel, items: ItemFacts) -> None:
+    popular = baseline_on_histories(Popularity().fit(panel.train), N)
+    held_out = panel.take(np.arange(0, USERS, 20))
+    new_N = np.arange(N) == N - 1
+    placed = with_new_items(popular, lambda histories: np.zeros((len(histories), N), np.float32), new_N)
+    found = assess(panel, popular, items, system="popularity", extras=Extras(held_out=held_out, placed=placed))
+    assert found.held_out is not None
+    assert found.held_out_placed is not None
+    assert found.held_out.metrics["recall_at_10"].value == 0.0
+    assert found.held_out_placed.metrics["recall_at_10"].value == 1.0
+    assert "with places for new items" in quality_fragment([found])
 
 
 def test_the_record_is_strict_and_reads_what_it_wrote(record: QualityRecord) -> None:

@@ -159,6 +159,18 @@ def test_tests_are_paired_and_adjusted(record: UtilityGrid, cells: dict[tuple[st
             assert test.low <= test.difference <= test.high
 
 
+def test_several_partners_are_also_measured_with_their_own_terms_and_one_alone_is_not(
+    cells: dict[tuple[str, str, str], CellFile], record: UtilityGrid
+) -> None:
+    for (_, noise, _), cell in cells.items():
+        assert ("at_home" in cell.record.ladder.test) is (noise == "local")
+        assert ("at_home" in cell.test_ranks) is (noise == "local")
+    home = [one for one in record.findings.systems if one.kind == "home"]
+    assert home
+    assert {one.noise for one in home} == {"local"}
+    assert all(one.validation >= 0.0 for one in home)
+
+
 def test_cold_items_are_items_that_no_partner_trained_on(cells: dict[tuple[str, str, str], CellFile]) -> None:
     ladder = cells["1", "local", "cold"].record.ladder
     assert ladder is not None
