@@ -1,7 +1,7 @@
 """The gateway: what nginx lets through from a partner to the SuperLink, and its whole configuration.
 
-Flower's SuperLink (1.41) serves three APIs on one port: Fleet, for the partners' nodes, and Control and Runtime, which
-register nodes, start and stop runs and hand out tasks, and know no login. The gateway stands between:
+Flower's SuperLink (1.41) serves three APIs on one port: Fleet, for the partners' nodes; Runtime, which hands out tasks;
+and Control, which registers nodes, starts and stops runs, and knows no login. The gateway stands between:
 
 1. A request line passes only if it is, byte for byte, `POST PATH HTTP/1.1` with a path of `FLEET_CALLS`
    (`is_forwarded`). There is no other rule: no query, no other spelling of a path, no other form of target. nginx

@@ -2,8 +2,8 @@
 
 Read in flwr 1.41 (`superlink/cli/flower_superlink.py`, `supercore/cli/flower_superexec.py`):
 
-1. The SuperLink listens on loopback alone: beside the Fleet API its port serves the Control and Runtime APIs, which
-   know no login. Partners reach the Fleet API through the gateway (`server.gateway`).
+1. The SuperLink listens on loopback alone: beside the Fleet API its port serves the Runtime API, and the Control API,
+   which knows no login. Partners reach the Fleet API through the gateway (`server.gateway`).
 2. TLS with the founded certificate; nodes log in with enrolled keys; state in a file that survives a restart.
 3. `--isolation process` with the secret: only who holds `superexec.secret` may take tasks. In the other mode Flower
    ignores the secret.

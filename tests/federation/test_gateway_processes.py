@@ -5,30 +5,38 @@ Run by `pytest -m slow tests/federation/test_gateway_processes.py`; the program 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
+import sys
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 
+from server.founding import renew_certificate
 from server.gateway import configuration, nginx_command, plan_gateway, write_gateway
 from server.superlink import superexec_command, superlink_command
-from tests.federation.programs import Enrolled, flwr, found_and_enrol, free_port, program, waited
+from tests.federation.programs import NOW, Enrolled, environment, flwr, found_and_enrol, free_port, program, waited
 from tests.server.request_lines import CALL, FORWARDED, REFUSED
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("nginx") is None, reason="the program nginx is not installed on this machine"),
 ]
+HERE, OUTSIDE = "10.203.7.1", "10.203.7.2"
 APP = """
 [project]
 name = "tiny"
@@ -44,7 +52,8 @@ APP_CODE = """
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-server, client = ServerApp(), ClientApp()
+server = ServerApp()
+client = ClientApp()
 
 
 @server.main()
@@ -62,6 +71,7 @@ class Running:
     private: int
     health: int
     log: Path
+    nginx: subprocess.Popen[bytes]
 
     def heard(self, text: str) -> int:
         """How often the SuperLink's log names something."""
@@ -92,14 +102,14 @@ class Running:
         return [one["status"] for one in listed["nodes"]] == ["online"]
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, small_partner: Path) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("gateway")
+@contextlib.contextmanager
+def started(folder: Path, data: Path, host: str) -> Iterator[Running]:
+    """A SuperLink on loopback, and the gateway to it at `host`."""
     public, private, health = free_port(), free_port(), free_port()
-    made = found_and_enrol(folder, small_partner, f"127.0.0.1:{public}")
-    made.connections(private=f"127.0.0.1:{private}", public=f"127.0.0.1:{public}")
+    made = found_and_enrol(folder, data, f"{host}:{public}")
+    made.connections(private=f"127.0.0.1:{private}", public=f"{host}:{public}")
     planned = plan_gateway(
-        made.coordinator, listen=f"127.0.0.1:{public}", superlink=f"127.0.0.1:{private}", health_port=health
+        made.coordinator, listen=f"{host}:{public}", superlink=f"127.0.0.1:{private}", health_port=health
     )
     words = nginx_command(write_gateway(planned))
     checked = subprocess.run([*words, "-t"], capture_output=True, text=True, check=False)
@@ -110,7 +120,60 @@ def running(tmp_path_factory: pytest.TempPathFactory, small_partner: Path) -> It
     ):
         assert waited(lambda: "Uvicorn running" in log.read_text()), log.read_text()
         assert nginx.poll() is None, said.read_text()
-        yield Running(made, public, private, health, log)
+        yield Running(made, public, private, health, log, nginx)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, small_partner: Path) -> Iterator[Running]:
+    with started(tmp_path_factory.mktemp("gateway"), small_partner, "127.0.0.1") as one:
+        yield one
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[list[str]]:
+    """The words that run a program in a network of its own, joined to this one by a cable: OUTSIDE there, HERE here."""
+    if os.geteuid() or shutil.which("ip") is None:
+        pytest.skip("network namespaces need root and the program ip")
+    name = f"mm{os.getpid()}"
+    steps = (
+        f"netns add {name}",
+        f"link add {name}a type veth peer name {name}b netns {name}",
+        f"addr add {HERE}/30 dev {name}a",
+        f"link set {name}a up",
+        f"-n {name} addr add {OUTSIDE}/30 dev {name}b",
+        f"-n {name} link set {name}b up",
+        f"-n {name} link set lo up",
+    )
+    try:
+        for step in steps:
+            done = subprocess.run(["ip", *step.split()], capture_output=True, text=True, check=False)
+            if done.returncode:
+                pytest.skip(f"no network namespace can be made here: ip {step}: {done.stderr.strip()}")
+        yield ["ip", "netns", "exec", name]
+    finally:
+        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+def test_from_a_partners_machine_there_is_the_gateway_and_nothing_else(
+    tmp_path: Path, small_partner: Path, elsewhere: list[str]
+) -> None:
+    with started(tmp_path, small_partner, HERE) as one:
+        assert "registered" in flwr(tmp_path, "supernode", "register", str(one.made.node_key), "private")
+        for port, expected in ((one.public, 0), (one.private, 1), (one.health, 1)):
+            reach = f"import socket; socket.create_connection(('{HERE}', {port}), timeout=5)"
+            assert (
+                subprocess.run([*elsewhere, sys.executable, "-c", reach], capture_output=True, check=False).returncode
+                == expected
+            )
+        with program(tmp_path, *elsewhere, *one.made.node(f"{HERE}:{one.public}")) as (_, said):
+            assert waited(one.online), said.read_text()
+            done = subprocess.run(
+                [*elsewhere, "flwr", "list", "public"], capture_output=True, check=False, env=environment(tmp_path)
+            )
+            assert b"403" in done.stdout + done.stderr
+        assert f"{OUTSIDE}:0 - " in one.log.read_text()
+        log = (one.made.coordinator / "gateway" / "access.log").read_text().splitlines()
+        assert {json.loads(line)["address"] for line in log} == {OUTSIDE}
 
 
 def test_an_enrolled_node_comes_online_through_the_gateway_and_a_run_is_the_coordinators(running: Running) -> None:
@@ -208,6 +271,17 @@ def test_a_chunk_of_five_mebibytes_passes_and_a_body_over_the_limit_does_not(run
     assert running.heard("/v1/") == before
 
 
+def test_one_address_has_so_many_connections_and_one_more_is_told_to_come_again(running: Running) -> None:
+    context = ssl.create_default_context(cafile=str(running.made.ca))
+    with contextlib.ExitStack() as held:
+        for _ in range(64):
+            plain = held.enter_context(socket.create_connection(("127.0.0.1", running.public), timeout=20))
+            tls = held.enter_context(context.wrap_socket(plain, server_hostname="127.0.0.1"))
+            tls.sendall(START + b"Content-Length: 9\r\n\r\n")
+        assert waited(lambda: running.post(CALL) == 503, 10)
+    assert waited(lambda: running.post(CALL) == 401, 10)
+
+
 def test_all_ports_but_the_public_one_are_on_loopback(running: Running) -> None:
     listening = [
         (line.split()[1].split(":")[0], int(line.split()[1].split(":")[1], 16))
@@ -226,13 +300,27 @@ def test_the_health_page_is_the_gateways_own_and_on_its_own_port(running: Runnin
         opener.open(f"http://127.0.0.1:{running.health}{CALL}", data=b"", timeout=10)
 
 
+def test_a_renewed_certificate_is_shown_after_a_hangup_signal(running: Running) -> None:
+    def serial() -> int:
+        pem = ssl.get_server_certificate(("127.0.0.1", running.public))
+        return x509.load_pem_x509_certificate(pem.encode()).serial_number
+
+    before = serial()
+    renewed = renew_certificate(running.made.coordinator, now=NOW, new_key=True)
+    assert serial() == before
+    running.nginx.send_signal(signal.SIGHUP)
+    assert waited(lambda: serial() == renewed.serial_number, 20)
+    assert running.post(CALL) == 401
+
+
 def test_old_tls_is_refused(running: Running) -> None:
     context = ssl.create_default_context(cafile=str(running.made.ca))
     context.set_ciphers("ALL:@SECLEVEL=0")
-    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with warnings.catch_warnings(action="ignore"):
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
     with (
         socket.create_connection(("127.0.0.1", running.public), timeout=10) as plain,
-        pytest.raises((ssl.SSLError, ConnectionError)),
+        pytest.raises(ssl.SSLError, match=r"(?i)alert protocol version"),
     ):
         context.wrap_socket(plain, server_hostname="127.0.0.1")
 
@@ -256,8 +344,8 @@ def test_a_superlink_with_another_certificate_is_not_believed(
     )
     assert "proxy_ssl_verify on" in configuration(planned)
     before = running.heard("/v1/")
-    with program(tmp_path, *nginx_command(write_gateway(planned))) as (_, log):
-        stranger = Running(other, public, running.private, health, running.log)
+    with program(tmp_path, *nginx_command(write_gateway(planned))) as (nginx, log):
+        stranger = Running(other, public, running.private, health, running.log, nginx)
         assert waited(lambda: _listens(public), 10), log.read_text()
         assert stranger.post(CALL) == 502
         assert "certificate verify" in log.read_text()

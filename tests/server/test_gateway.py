@@ -192,6 +192,14 @@ def test_writing_again_replaces_the_file_and_the_command_names_it(gateway: Gatew
     assert sorted(one.name for one in path.parent.iterdir()) == ["nginx.conf"]
 
 
+def test_the_page_states_every_call_with_its_limit(repository: Path) -> None:
+    page = (repository / "docs" / "gateway.md").read_text()
+    units = {64 << 10: "64 KiB", 8 << 20: "8 MiB", 16 << 20: "16 MiB"}
+    for path, most in FLEET_CALLS.items():
+        row = next(row for row in page.splitlines() if row.startswith("|") and f"`{Path(path).name}`" in row)
+        assert row.endswith(f"| {units[most]} |")
+
+
 def test_a_node_call_is_in_the_table_of_tricks_only_with_a_trick() -> None:
     assert not set(FORWARDED) & set(REFUSED)
     assert any(CALL in line for line in REFUSED)
