@@ -1,6 +1,7 @@
 """Partners join a coordinator over TLS, with real processes: what runs at a site is what the site installed.
 
-One federation on loopback: SuperLink, two SuperNodes, their executors and, for every message, the launcher. Run with
+One federation on loopback: SuperLink, the gateway where nginx is installed, two SuperNodes, their executors and, for
+every message, the launcher. Run with
 `pytest -m slow tests/federation/test_joined_run.py`.
 """
 
@@ -35,13 +36,14 @@ from mmrec_model.privacy.bodies import RecordType
 from server.app import app as server_app
 from server.flower_programs import Connection
 from server.founding import found_federation
+from server.gateway import nginx_command, plan_gateway, write_gateway
 from server.journal import read_journal
 from server.operation import enrol_from_file
 from server.submission import RunFailed, make_bundle, wait_for_end
 from simulations.loopback import run_loopback
 from simulations.partition import write_sites
 from simulations.workspace import Recipe, divide, plan
-from tests.federation.programs import NOW, free_port, waited
+from tests.federation.programs import NOW, free_port, program, waited
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MMREC = [sys.executable, "-c", "import sys; from mmrec_model.cli import main; sys.exit(main())"]
@@ -146,9 +148,13 @@ def run(coordinator: Path, plan_file: Path, port: int) -> subprocess.CompletedPr
 
 
 @contextmanager
-def joined(folder: Path, coordinator: Path, sites: list[Path], port: int) -> Iterator[Connection]:
-    """The coordinator served, and the sites joined."""
+def joined(folder: Path, coordinator: Path, sites: list[Path], port: int, public: int) -> Iterator[Connection]:
+    """The coordinator served at one port, and the sites joined at the other: through the gateway, if they differ."""
     with ExitStack() as running:
+        if public != port:
+            listen, superlink = f"127.0.0.1:{public}", f"127.0.0.1:{port}"
+            planned = plan_gateway(coordinator, listen=listen, superlink=superlink, health_port=free_port())
+            running.enter_context(program(folder, *nginx_command(write_gateway(planned))))
         serve = ("coordinator", "serve", str(coordinator), "--port", str(port))
         running.enter_context(command(folder / "serve.log", *serve))
         connection = Connection.open(coordinator, port=port)
@@ -164,9 +170,10 @@ def joined(folder: Path, coordinator: Path, sites: list[Path], port: int) -> Ite
 @pytest.mark.slow
 def test_joined_partners_run_their_own_code_and_refuse_what_they_did_not_allow(tmp_path: Path) -> None:
     port = free_port()
-    coordinator, sites, config = make_federation(tmp_path, port)
+    public = port if shutil.which("nginx") is None else free_port()
+    coordinator, sites, config = make_federation(tmp_path, public)
     before = Path(shutil.copytree(coordinator.parent, tmp_path / "loopback" / "work"))
-    with joined(tmp_path, coordinator, sites, port) as connection:
+    with joined(tmp_path, coordinator, sites, port, public) as connection:
         a_run_trains_and_gives_the_model_of_the_loopback_engine(coordinator, sites, before, port)
         spent = {site: charges(site) for site in sites}
         a_bundle_with_other_bytes_is_refused(connection, sites)
