@@ -58,6 +58,7 @@ from server.certificates import (
     names_of,
     warnings_for,
 )
+from server.ports import LOOPBACK
 from server.sites import KEY, coordinator_key
 
 CA_KEY: Final = "ca.key"
@@ -203,7 +204,7 @@ def read_certificate(path: Path) -> x509.Certificate:
 
 
 def _hosts(address: str, names: Sequence[str]) -> list[str]:
-    """The host of the address and the further names, each once."""
+    """The host of the address, the further names, and loopback for the server's own programs, each once."""
     try:
         host = split_address(address)[0]
     except TrustError as error:
@@ -211,7 +212,7 @@ def _hosts(address: str, names: Sequence[str]) -> list[str]:
     wrong = next((name for name in (host, *names) if not is_host(name)), None)
     if wrong is not None:
         raise UsageError(f"{wrong!r} is neither a host name nor an IP address", remedy="Give it without port and path")
-    return list(dict.fromkeys((host, *names)))
+    return list(dict.fromkeys((host, *names, LOOPBACK)))
 
 
 def _require_unfounded(folder: Path) -> None:

@@ -129,6 +129,12 @@ def test_the_commands_of_the_deployment_page_run_one_after_the_other(
     assert json.loads(Path("coordinator/partners.json").read_text())["north"]["revoked"]["reason"]
 
 
+def test_the_commands_of_the_gateway_page_are_among_those_of_the_deployment_page() -> None:
+    shown = commands(ROOT / "docs" / "gateway.md")
+    assert shown
+    assert set(shown) <= set(commands(ROOT / "docs" / "deployment.md"))
+
+
 def test_the_commands_of_the_site_page_run_one_after_the_other(tmp_path: Path) -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][cli.COMMAND_GROUP]
     app = cli.build_app(EntryPoint(name, place, cli.COMMAND_GROUP) for name, place in declared.items())
