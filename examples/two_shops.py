@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 from safetensors.numpy import load
 
@@ -22,7 +23,8 @@ from mmrec_model.config import TrainingConfig
 from mmrec_model.data.writing import write_partner
 from mmrec_model.features.folder import open_bundle
 from mmrec_model.model.folder import save_model
-from server.partners import read_partners
+from server.app import read_plan
+from server.partners import PARTNERS, read_list
 from simulations.workspace import Recipe, plan
 
 ITEMS: Final = 24
@@ -47,12 +49,12 @@ def make(folder: Path, names: Sequence[str]) -> None:
             rows[column].append(value)
     for place, name in enumerate(names):
         _write_shop(folder / name, name, place)
-    write_partner(catalogue, interactions=_no_interactions(), items=pa.table(rows))
+    pq.write_table(pa.table(rows), catalogue / "items.parquet")
 
 
 def make_plan(coordinator: Path, bundle: Path, out: Path) -> None:
     """The run that the coordinator proposes, written to `out`; of the partners only their public numbers are used."""
-    partners = {name: entry.users for name, entry in read_partners(coordinator).items()}
+    partners = {name: entry.users for name, entry in read_list(coordinator / PARTNERS).items()}
     groups = {name: ["a user"] * (users or 0) for name, users in partners.items()}
     training = TrainingConfig(rounds=ROUNDS, sample_rate=0.5, negatives=4)
     workspace = out.parent
@@ -62,11 +64,9 @@ def make_plan(coordinator: Path, bundle: Path, out: Path) -> None:
 
 def make_model(coordinator: Path, bundle: Path) -> None:
     """The folders `model` and `features` that `MultimodalRecommender.load` reads."""
-    from mmrec_model.config_reader import parse_config_file  # noqa: PLC0415
-
     workspace = coordinator.resolve().parent
     state = load((coordinator / "final.safetensors").read_bytes())
-    save_model(workspace / "model", parse_config_file(workspace / "plan.json"), state, card="# Two made-up shops\n")
+    save_model(workspace / "model", read_plan(workspace / "plan.json"), state, card="# Two made-up shops\n")
     shutil.copytree(bundle, workspace / "features", dirs_exist_ok=True)
 
 
@@ -95,10 +95,6 @@ def _write_shop(folder: Path, name: str, taste: int) -> None:
     columns = dict(zip(("user_id", "item_id", "timestamp"), map(list, zip(*rows, strict=True)), strict=True))
     users = pa.table({"user_id": [f"{name}-{user}" for user in range(USERS)]})
     write_partner(folder, interactions=pa.table(columns), users=users)
-
-
-def _no_interactions() -> pa.Table:
-    return pa.table({"user_id": ["nobody"], "item_id": ["i0"], "timestamp": [FIRST_DAY]})
 
 
 if __name__ == "__main__":
