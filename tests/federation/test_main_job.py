@@ -31,7 +31,7 @@ def data(small_partner: Path) -> Path:
 def run(data: Path, out: Path, *more: str, status: int = 0) -> subprocess.CompletedProcess[str]:
     """`mmrec simulate` as a user types it, with a store of its own."""
     command = [str(Path(sys.executable).parent / "mmrec"), "simulate", "--data", str(data), "--out", str(out), *more]
-    environment = {**os.environ, "MMREC_CACHE": str(data.parent / "vectors")}
+    environment = {**os.environ, "MMREC_CACHE": str(data.parent / "vectors-of-the-main-job")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == status, done.stdout + done.stderr
     return done
